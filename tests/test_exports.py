@@ -23,7 +23,7 @@ EXPORTS = [(package, name) for package in PACKAGES for name in package.__all__ i
 #: The parameters of public callables, in order: of functions, methods and constructors.
 SIGNATURES = {
     "KieClient": (
-        "api_key, *, base_url, upload_url, limits, retry, journal, callback_url, webhook_key, download_hosts,"
+        "api_key, *, base_url, upload_url, limits, account, retry, journal, callback_url, webhook_key, download_hosts,"
         " allow_networks, download_headers, on_event, session_factory, trust_env, local_files"
     ),
     "KieClient.generate": "request, *, key, timeout",

@@ -11,12 +11,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Collection, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import attrs
 
 from kie_async._core.gate import Gate
-from kie_async._core.token_buckets import AdaptiveBucket, TokenLease
+from kie_async._core.token_buckets import MAX_LEASES, AdaptiveBucket, TokenLease
 from kie_async._core.verdicts import Verdict
 
 __all__ = ["LEASE", "AccountState", "AccountView", "LeaseReport", "SharedLimits"]
@@ -49,8 +49,7 @@ _MISSED = 1000
 _FORMAT = 1
 
 
-@attrs.frozen
-class SharedLimits:
+class SharedLimits(NamedTuple):
     """
     The limit on creates that a worker is configured with.
 
@@ -102,8 +101,7 @@ class LeaseReport:
     refuses_key: bool = False
 
 
-@attrs.frozen(kw_only=True)
-class AccountView:
+class AccountView(NamedTuple):
     """
     A worker's view of the state after an exchange.
 
@@ -123,6 +121,8 @@ class AccountView:
 
         refused_since: The instant since which all requests have been refused by the rate limit, or None.
 
+        is_full: True if no lease can begin until another one ends.
+
         limits: The limits in force: the strictest of all workers'.
 
         stricter_worker: The worker whose limits are in force, if they are not the own ones; or None.
@@ -135,6 +135,7 @@ class AccountView:
     paused_at: float
     maintenance_since: float | None
     refused_since: float | None
+    is_full: bool
     limits: SharedLimits
     stricter_worker: str | None
 
@@ -260,7 +261,6 @@ class AccountState:
         wanted: int = 0,
         spare: int = 0,
         key: str = "",
-        alone: bool = False,
     ) -> AccountView:
         """
         Take a worker's reports, and give it leases in turn with the others.
@@ -283,8 +283,6 @@ class AccountState:
 
             key: The fingerprint of its API key.
 
-            alone: True if no other worker can share the state, so that nothing is reserved.
-
         Returns:
             The leases, and the state as the worker needs to know it.
         """
@@ -293,28 +291,54 @@ class AccountState:
         own = self._find_worker(worker, now, limits, wanted)
         stricter = self._configure(worker)
         for report in reports:
-            self._apply(attrs.evolve(report, at=min(now, report.at)))
+            self._apply(report if report.at <= now else attrs.evolve(report, at=now))
         self._expire(now)
-        for lease in [] if alone else self.bucket.leases:
+        for lease in self.bucket.leases:
             if lease.worker != worker:
                 continue
             if held is None or lease.number in held:
                 lease.expires_at = max(now, lease.leased_at) + LEASE + TRAVEL_TIME
             else:
                 self._end_lease(lease, LeaseReport(number=lease.number, at=now, verdict=Verdict.UNSENT))
-        leases, next_at = self._lease(worker, own, now, wanted, spare, key, alone=alone)
+        leases, next_at = self._lease(worker, own, now, wanted, spare, key)
         own.wanted = max(0, wanted - len(leases))
+        return self._view(leases, next_at, key, None if stricter == worker else stricter)
+
+    def exchange_alone(self, now: float, *, reports: Sequence[LeaseReport], wanted: int, key: str) -> AccountView:
+        """
+        Take the reports of the only worker that can share the state, and give it the leases that are free now.
+
+        Its leases do not expire, and nothing is reserved; the arguments and the result are those of ``exchange``.
+        """
+        self._keep_time(now)
+        for report in reports:
+            self._apply(report)
+        leases, next_at = list[TokenLease](), None
+        while len(leases) < wanted:
+            gate_at = self._opens_at(now, key)
+            found = self.bucket.lease_if_ready(now, now) if gate_at == now else self.bucket.ready_at(now)
+            if not isinstance(found, TokenLease):
+                next_at = None if found is None or gate_at is None else max(found, gate_at)
+                break
+            self._admit(found, now, key)
+            leases.append(found)
+        return self._view(leases, next_at, key, None)
+
+    def _view(
+        self, leases: Sequence[TokenLease], next_at: float | None, key: str, stricter_worker: str | None
+    ) -> AccountView:
         paused_by, paused_at = self._paused_by(key)
         return AccountView(
-            leases=leases,
-            next_at=next_at,
-            epoch=self._epoch,
-            paused_by=paused_by,
-            paused_at=paused_at,
-            maintenance_since=self.gate.maintenance_since,
-            refused_since=self.bucket.refused_since,
-            limits=SharedLimits(self.bucket.limit, self.bucket.window),
-            stricter_worker=None if stricter == worker else stricter,
+            leases,
+            next_at,
+            self._epoch,
+            paused_by,
+            paused_at,
+            self.gate.maintenance_since,
+            self.bucket.refused_since,
+            self.bucket.leased >= MAX_LEASES,
+            SharedLimits(self.bucket.limit, self.bucket.window),
+            stricter_worker,
         )
 
     @classmethod
@@ -447,23 +471,25 @@ class AccountState:
         return None, 0.0
 
     def _opens_at(self, now: float, key: str) -> float | None:
-        instants = [gate.opens_at(now) for gate in (self.gate, self.key_gates.get(key)) if gate is not None]
-        known = [at for at in instants if at is not None]
-        return max(known) if len(known) == len(instants) else None
+        opens_at = self.gate.opens_at(now)
+        if opens_at is None or key not in self.key_gates:
+            return opens_at
+        key_opens_at = self.key_gates[key].opens_at(now)
+        return None if key_opens_at is None else max(opens_at, key_opens_at)
 
     def _lease(
-        self, name: str, own: _Worker, now: float, wanted: int, spare: int, key: str, *, alone: bool
+        self, name: str, own: _Worker, now: float, wanted: int, spare: int, key: str
     ) -> tuple[list[TokenLease], float | None]:
         """Return new leases, and the instant at which to ask again."""
         bucket, leases = self.bucket, list[TokenLease]()
         span = bucket.learned_window
-        horizon = 0.0 if alone else min(_HORIZON * span, _LONGEST_HORIZON)
+        horizon = min(_HORIZON * span, _LONGEST_HORIZON)
         grace = min(_GRACE * span, _LONGEST_GRACE)
         others = {other: known for other, known in self._workers.items() if other != name and self._wants(known, now)}
         while len(leases) < wanted:
             gate_at, token_at = self._opens_at(now, key), bucket.ready_at(now)
-            if gate_at is None or (token_at is None and alone):
-                return leases, None if alone else now + horizon
+            if gate_at is None:
+                return leases, now + horizon
             if gate_at > now:
                 return leases, gate_at
             if token_at is None or token_at > now + horizon:
@@ -473,12 +499,12 @@ class AccountState:
                 for known in first:
                     known.left_since = token_at if known.left_since is None else known.left_since
                 break
-            leases.append(self._give(name, own, now, horizon, key, alone=alone))
+            leases.append(self._give(name, own, now, horizon, key))
         if len(leases) == wanted:
             if leases and not others:
                 leases += self._take_spare(name, own, now, spare, key)
             return leases, None
-        return leases, bucket.ready_at(now) if alone else self._turn(name, own, others, now, horizon, grace)
+        return leases, self._turn(name, own, others, now, horizon, grace)
 
     def _take_spare(self, name: str, own: _Worker, now: float, spare: int, key: str) -> list[TokenLease]:
         """Return leases in advance, if tokens are plentiful and no gate is closed."""
@@ -486,7 +512,7 @@ class AccountState:
         closed = any(gate is not None and gate.barrier for gate in (self.gate, self.key_gates.get(key)))
         free = 0 if closed else min(spare, bucket.tokens - bucket.held(now) - PLENTY)
         while len(leases) < free and self._opens_at(now, key) == now == bucket.ready_at(now):
-            leases.append(self._give(name, own, now, 0.0, key, alone=False))
+            leases.append(self._give(name, own, now, 0.0, key))
         return leases
 
     def _unclaimed(self, others: Mapping[str, _Worker], now: float) -> bool:
@@ -494,16 +520,18 @@ class AccountState:
         free = self.bucket.tokens - self.bucket.held(now)
         return free > sum(other.wanted for other in others.values())
 
-    def _give(self, name: str, own: _Worker, now: float, horizon: float, key: str, *, alone: bool) -> TokenLease:
+    def _give(self, name: str, own: _Worker, now: float, horizon: float, key: str) -> TokenLease:
         lease = self.bucket.lease_token(now, horizon=horizon)
-        lease.worker = name
-        if not alone:
-            lease.expires_at = lease.leased_at + LEASE + TRAVEL_TIME
-        for gate in (self.gate, self.key_gates.get(key)):
-            if gate is not None:
-                lease.gate_probe = gate.admit(now) or lease.gate_probe
+        lease.worker, lease.expires_at = name, lease.leased_at + LEASE + TRAVEL_TIME
+        self._admit(lease, now, key)
         own.served += 1
         return lease
+
+    def _admit(self, lease: TokenLease, now: float, key: str) -> None:
+        """Let the request of a lease through the gates, which are open or let a probe through."""
+        lease.gate_probe = self.gate.admit(now)
+        if (key_gate := self.key_gates.get(key)) is not None:
+            lease.gate_probe = key_gate.admit(now) or lease.gate_probe
 
     def _turn(
         self, name: str, own: _Worker, others: Mapping[str, _Worker], now: float, horizon: float, grace: float

@@ -41,7 +41,7 @@ LONGEST_PAUSE = 60.0
 #: The time for which a probe waits for the answers to all other requests, in windows.
 PROBE_WAIT = 0.1
 #: The number of tokens above which instants are rounded up to this part of a window, so that the state stays small.
-_EXACT_UP_TO = 256
+_EXACT_UP_TO = 128
 #: The gap between paced requests, in parts of an even distribution. A little less lets late requests catch up.
 PACED_GAP = 0.95
 #: The first pause in a blackout, and the longest unless the window is longer, in seconds.
@@ -399,9 +399,20 @@ class AdaptiveBucket:
         Raises:
             ValueError: If neither is free; ask ``ready_at`` first.
         """
+        lease = self.lease_if_ready(now + horizon, now)
+        if not isinstance(lease, TokenLease):
+            raise ValueError(_NONE_FREE)  # noqa: TRY004 (a call at the wrong time)
+        return lease
+
+    def lease_if_ready(self, until: float, now: float) -> TokenLease | float | None:
+        """
+        Return a lease that begins at an instant at the latest; if there is none, the result of ``ready_at``.
+        """
         found = self._next_lease(now)
-        if found is None or found[0] > now + horizon:
-            raise ValueError(_NONE_FREE)
+        if found is None:
+            return None
+        if found[0] > until:
+            return found[0]
         self._numbers += 1
         lease = TokenLease(found[0], probe=found[1], below_limit=self.tokens < self.limit, number=self._numbers)
         self._probing = self._probing or lease.probe

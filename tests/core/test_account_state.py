@@ -136,7 +136,7 @@ def test_text_of_a_newer_version_is_refused() -> None:
 
 
 def test_many_creates_take_little_text() -> None:
-    """Their instants are rounded up to the 256th part of a window."""
+    """Their instants are rounded up to the 128th part of a window."""
     limits = SharedLimits(100_000, 10.0)
     state = AccountState(limits)
     for number in range(200):

@@ -371,3 +371,13 @@ async def test_worker_that_was_frozen_does_not_send_with_an_old_lease() -> None:
         assert not permit.is_usable()
         permit.finish(Verdict.UNSENT)
         assert Verdict.ACCEPTED is await worker.create(0)
+
+
+async def test_creates_that_are_requested_during_an_exchange_are_not_forgotten() -> None:
+    """The first one is alone when the leases are taken; the others are requested before it has one."""
+    account = Account(limit=1000)
+    async with open_worker(account, "w1", Limits(creates=1000)) as worker, anyio.create_task_group() as group:
+        group.start_soon(worker.create, 0)
+        await anyio.sleep(0.003)
+        group.start_soon(worker.create_many, 300)
+    assert anyio.current_time() < 5.0, "48 leases at a time"

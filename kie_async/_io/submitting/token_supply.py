@@ -238,7 +238,9 @@ class TokenSupply:
             )
         )
         view = self._view
-        troubled = view is not None and (view.refused_since is not None or view.maintenance_since is not None)
+        troubled = view is not None and (
+            view.is_full or view.refused_since is not None or view.maintenance_since is not None
+        )
         lease_matters = token is None or token.probe or token.gate_probe or verdict is Verdict.UNSENT
         urgent = self._is_own or verdict in _URGENT or troubled or lease_matters
         within = min(_REPORT_WITHIN * self.limits.window, _LONGEST_REPORT_WITHIN)
@@ -324,14 +326,8 @@ class TokenSupply:
             journal.account_state = AccountState(self._limits)
         journal.account_state.bucket.deliveries = self._deliveries
         reports, self._reports, self._report_by = self._reports, [], math.inf
-        view = journal.account_state.exchange(
-            journal.worker,
-            now,
-            limits=self._limits,
-            reports=reports,
-            wanted=min(self._wanted, MAX_LEASES),
-            key=journal.service.account,
-            alone=True,
+        view = journal.account_state.exchange_alone(
+            now, reports=reports, wanted=min(self._wanted, MAX_LEASES), key=journal.service.account
         )
         self._adopt(AccountChange(view, now, now, now))
 
@@ -425,7 +421,9 @@ class TokenSupply:
             for lease in view.leases
         ]
         self._known_to_want = max(0, self._wanted - len(view.leases))
-        self._next_at = math.inf if view.next_at is None else view.next_at + self._to_loop
+        # None: all that were wanted were given, or, in the own state, answers must come first.
+        unknown = math.inf if self._is_own else -math.inf
+        self._next_at = unknown if view.next_at is None else view.next_at + self._to_loop
         if view.stricter_worker not in (None, self._warned_of):
             self._warned_of = view.stricter_worker
             _log.warning(
