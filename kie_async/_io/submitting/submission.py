@@ -281,18 +281,19 @@ class Attempts:
         job, context = self.job, self.context
         if job.state is not JobState.INTENT:
             raise _RowMovedError  # a callback has proved that an ambiguous attempt was accepted
-        sending, attempts = False, require_row(job).attempts
+        sending, before = False, require_row(job)
         with anyio.CancelScope(shield=True):
             sending = await context.transitions.require_transition(
                 job,
                 JobState.SENDING,
                 account_epoch=permit.account_epoch,
-                attempts=require_row(job).attempts + 1,
+                attempts=before.attempts + 1,
                 sending_at=context.runtime.wall(),
                 error=None,
             )
         if not sending:
-            if (row := require_row(job)).state is JobState.INTENT and row.attempts == attempts:
+            row = require_row(job)
+            if (row.state, row.attempts, row.owner) == (before.state, before.attempts, before.owner):
                 context.admission.read_state()  # another worker has closed the gate
                 raise _NotSentError
             raise _RowMovedError
