@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -12,7 +12,7 @@ __all__ = ["open_postgres"]
 
 
 @asynccontextmanager
-async def open_postgres(dsn: str, **options: Any) -> AsyncIterator[PostgresStore]:
+async def open_postgres(dsn: str, **options: Any) -> AsyncGenerator[PostgresStore]:
     """Yield an open journal in PostgreSQL."""
     journal = PostgresStore(lambda: dsn, **options)
     await journal.open()

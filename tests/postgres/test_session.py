@@ -7,7 +7,6 @@ import logging
 from collections.abc import Awaitable, Callable
 
 import anyio
-import anyio.to_thread
 import attrs
 import pytest
 
@@ -422,8 +421,7 @@ async def test_change_of_another_worker_is_told(postgres_dsn: str) -> None:
         ):
             async with anyio.create_task_group() as group:
                 group.start_soon(write)
-                changed = await waiting.wait_for_change()
-            assert changed == {next(ids)}
+                assert await waiting.wait_for_change() == {next(ids)}
 
 
 async def test_heartbeats_that_are_heard_change_nothing(
