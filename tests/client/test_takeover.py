@@ -51,6 +51,8 @@ async def test_a_worker_that_lost_its_jobs_sends_none_of_them(tmp_path: Path) ->
         remove_locks(path)
         async with make_worker(fake, path) as other:
             await other.recover()
+            await anyio.sleep(3.0)
+            assert (0, JOBS) == (lost.statistics().submitting, other.statistics().submitting)
             fake.maintenance = False
             with anyio.fail_after(600.0):
                 results = await asyncio.gather(*(job.wait() for job in jobs))

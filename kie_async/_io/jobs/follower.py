@@ -132,6 +132,9 @@ class JobFollower:
         for row in await self.journal.claim([job.id for job in jobs if job.state in OPEN], adopt_key=True):
             await self._recover_row(row)
         await self.journal_watch.read_again(jobs)
+        for job in jobs:
+            if job.state is JobState.INTENT and job.row is not None and not self.journal.owns(job.row):
+                self.submitter.interrupt(job)  # it would wait for tokens that it cannot use
 
     async def _recover_rows(self, rows: Sequence[Intent], found: Callable[[str], object]) -> None:
         for number, row in enumerate(rows):
