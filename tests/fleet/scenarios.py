@@ -90,8 +90,8 @@ async def interrupt(fleet: Fleet, stop: Callable[[], object], start: Callable[[]
     """
     before = _owners(await fleet.rows())
     await anyio.to_thread.run_sync(stop)
-    # What has been sent before arrives within one way over the network.
-    stopped_at = time.monotonic() + fleet.scale.latency[1]
+    # What has been sent before arrives within one way over the network, and later where this process is busy.
+    stopped_at = time.monotonic() + fleet.scale.latency[1] + 0.3
     await fleet.until(lambda: time.monotonic() > stopped_at + seconds)
     starting_at = time.monotonic()
     await anyio.to_thread.run_sync(start)

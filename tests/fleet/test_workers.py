@@ -86,6 +86,30 @@ async def test_stopped_worker_pays_nothing_twice(journal: str, seeds: Sequence[i
     assert {seed: [] for seed in seeds} == found
 
 
+@pytest.mark.parametrize("seed", range(profile.scaled(quick=1, check=1, nightly=20)))
+async def test_workers_that_stand_still_by_turns_send_all_jobs(postgres_dsn: str, seed: int) -> None:
+    """Each takes over from the others, and is deposed itself; jobs that are not its own any more need no tokens."""
+    rng = Random(seed)
+    async with run_fleet(postgres_dsn, SCALED, seed=seed) as fleet:
+        for worker in await fleet.start(WORKERS):
+            fleet.submit(worker, 15)
+        for _ in range(4):
+            stopped = rng.sample(fleet.workers, rng.randint(1, WORKERS - 1))
+            for worker in stopped:
+                worker.signal(signal.SIGSTOP)
+            await anyio.sleep(rng.uniform(0.8, 2.0) * fleet.scale.lease)
+            for worker in stopped:
+                worker.signal(signal.SIGCONT)
+            await anyio.sleep(rng.uniform(0.0, 0.5) * fleet.scale.lease)
+        await fleet.all_ended()
+        await fleet.all_told()
+        await fleet.end()
+        wrong = contradictions(await fleet.rows(), fleet.fake.truth)
+
+    assert [] == wrong
+    assert [] == fleet.fake.truth.rate_limited
+
+
 async def _stop_one(journal: str, rng: Random) -> list[str]:
     """Stop a worker at an instant of its creates, and return what is wrong in the end."""
     # A long way over the network, so that most instants are in the middle of creates.
