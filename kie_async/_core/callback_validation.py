@@ -13,7 +13,7 @@ import hashlib
 import hmac
 import json
 import re
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from enum import StrEnum
 from itertools import chain, islice
 from typing import TYPE_CHECKING
@@ -22,12 +22,13 @@ import attrs
 
 from kie_async._core.callback_token import find_token
 from kie_async._core.lenient_json import decode
-from kie_async._core.wire import read_param
+from kie_async._core.lifecycle import Intent, encode_for_journal
+from kie_async._core.wire import Param, read_param
+from kie_async._keys import fingerprint, price_class
 from kie_async.errors import CallbackRejectedError
+from kie_async.states import JobState
 
 if TYPE_CHECKING:
-    from kie_async._core.lifecycle import Intent
-    from kie_async._core.wire import Param
     from kie_async.records import JSON, TaskRecord
 
 __all__ = [
@@ -39,6 +40,7 @@ __all__ = [
     "Signature",
     "echoes_input",
     "echoes_token",
+    "lost_row",
     "named_ids",
     "named_tasks",
     "next_step",
@@ -246,6 +248,38 @@ def echoes_token(record: TaskRecord, job_id: str, secret: bytes, *older: bytes) 
         return False
     token = find_token(secret, param.callback_url, *older)
     return token is not None and token.job_id == job_id
+
+
+def lost_row(record: TaskRecord, job_id: str, secrets: Sequence[bytes], *, now: float) -> Intent:
+    """
+    Return a row for a job that the journal has lost, with all that the record of its task shows.
+
+    Args:
+        record: The record, which echoes our token for the job; see ``echoes_token``.
+
+        job_id: The job.
+
+        secrets: The secrets of our tokens.
+
+        now: The current time, in seconds since the epoch.
+    """
+    param = read_param(record) or Param()
+    token = find_token(secrets[0], param.callback_url or "", *secrets[1:])
+    model, given = param.model or record.model or "", dict(param.input or {})
+    return Intent(
+        id=job_id,
+        model=model,
+        input=encode_for_journal(given),
+        fingerprint=fingerprint(model, given, {}),
+        price_class=price_class(model, given),
+        created_at=record.created_at or now,
+        updated_at=now,
+        state=JobState.SUBMITTED,
+        attempts=1 if token is None else token.attempt,
+        sending_at=record.created_at,
+        task_id=record.task_id,
+        accepted_at=now,
+    )
 
 
 def shows_request(body: bytes, row: Intent) -> bool:

@@ -11,10 +11,11 @@ from typing import Any
 import anyio
 import pytest
 
-from kie_async import Event, EventName
+from kie_async import Event, EventName, KieClient, Limits
 from kie_async._io.journals.sqlite import SqliteStore
 from kie_async.states import JobState
-from kie_async.testing import FakeKie
+from kie_async.testing import FakeKie, Fault
+from tests.client.test_callbacks_other_process import running_receiver
 from tests.helpers import KEY, JournalClient, Setup, assert_documented, assert_ledger, make_request
 
 S = JobState
@@ -100,3 +101,54 @@ async def test_creates_of_the_window_stay_counted(tmp_path: Path) -> None:
     assert 20 == sent
     assert [] == setup.truth.rate_limited
     assert 60 == len(setup.tasks)
+
+
+async def test_callbacks_bring_back_what_no_process_remembers(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """The process that has sent two jobs has ended: one row is as before it was sent, the other one is gone."""
+    receivers: list[KieClient] = []
+    path = tmp_path / "kie.db"
+    async with FakeKie(duration=60.0) as fake, running_receiver(receivers) as callback_url:
+        limits = Limits(creates=1)
+        async with KieClient(KEY, base_url=fake.url, journal=path, callback_url=callback_url, limits=limits) as owner:
+            await owner.submit(make_request(0))
+            first = await owner.submit(make_request(1), wait=False)
+            go_back = copy_file(path)
+            second = await owner.submit(make_request(2), key="order-2")
+        go_back()
+        async with KieClient(KEY, base_url=fake.url, journal=path, callback_url=callback_url) as receiver:
+            receivers.append(receiver)
+            assert [S.SUBMITTED, S.INTENT] == [job.state for job in await receiver.jobs()]
+            await anyio.sleep(120.0)
+            jobs = {job.job_id: job for job in (await receiver.jobs())[1:]}
+            again = await receiver.job(second.id)
+
+    assert {first.id: S.SUCCEEDED, second.id: S.SUCCEEDED} == {job_id: job.state for job_id, job in jobs.items()}
+    assert {first.task_id, second.task_id} == {job.task_id for job in jobs.values()}
+    assert 3 == len(fake.truth.tasks)
+    assert second.task_id == again.task_id
+    lost = [record.message for record in caplog.records if record.levelname == "CRITICAL"]
+    assert [True, True] == [
+        any(job.id in text and str(job.task_id) in text for text in lost) for job in (first, second)
+    ]
+    assert 2 == len(lost)
+
+
+async def test_callback_of_a_forgotten_job_brings_nothing_back(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Its row was deleted on purpose before the callback came."""
+    receivers: list[KieClient] = []
+    async with (
+        FakeKie(faults=[Fault("callback", "slow", seconds=7200.0)]) as fake,
+        running_receiver(receivers) as callback_url,
+        KieClient(KEY, base_url=fake.url, journal=tmp_path / "kie.db", callback_url=callback_url) as kie,
+    ):
+        receivers.append(kie)
+        await kie.generate(make_request())
+        assert 1 == await kie.forget(before=1e12)
+        other = await kie.submit(make_request(2))
+        await anyio.sleep(8000.0)
+
+        assert [other.id] == [job.job_id for job in await kie.jobs()]
+        assert 2 == kie.statistics().callbacks
+    assert [] == [record.message for record in caplog.records if record.levelname == "CRITICAL"]

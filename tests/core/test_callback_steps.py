@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from kie_async import JSON, TaskRecord
 from kie_async._core.callback_token import make_callback_url
-from kie_async._core.callback_validation import CallbackStep, echoes_token, next_step
+from kie_async._core.callback_validation import CallbackStep, echoes_token, lost_row, next_step
 from kie_async._core.lifecycle import Intent
 from kie_async.states import JobState
 from tests.core.strategies import attempts, job_ids, secrets
@@ -173,3 +173,26 @@ URL = make_callback_url(BASE, SECRET, JOB, 1)
 def test_our_token_counts_only_as_the_callback_url(param: JSON) -> None:
     """A prompt is text of the caller's users: a token in it proves nothing."""
     assert not echoes_token(record_with(param), JOB, SECRET)
+
+
+def test_lost_row_has_what_the_record_shows() -> None:
+    """The attempt is that of the token, also of an older API key's."""
+    older = b"older"
+    param: JSON = {"model": "a/model", "input": {"prompt": "x"}, "callBackUrl": make_callback_url(BASE, older, JOB, 3)}
+    record = attrs.evolve(record_with(param), created_at=5.0)
+    row = lost_row(record, JOB, [SECRET, older], now=9.0)
+
+    assert ("a/model", '{"prompt":"x"}', 3, record.task_id) == (row.model, row.input, row.attempts, row.task_id)
+    assert (JOB, JobState.SUBMITTED, 5.0, 5.0, 9.0) == (
+        row.id,
+        row.state,
+        row.created_at,
+        row.sending_at,
+        row.accepted_at,
+    )
+
+
+def test_lost_row_of_an_empty_echo_has_the_task() -> None:
+    row = lost_row(TaskRecord(task_id="a", state="success", model="a/model"), JOB, [SECRET], now=9.0)
+
+    assert ("a", "a/model", "{}", 1, 9.0) == (row.task_id, row.model, row.input, row.attempts, row.created_at)

@@ -358,6 +358,7 @@ _STATEMENTS: dict[str, Callable[[sqlite3.Connection, ProcessLocks], object]] = {
     "select_by_key": lambda file, _: tables.select_by_key(file, "key-1"),
     "select_by_keys": lambda file, _: tables.select_by_keys(file, ["key-1"]),
     "select_by_task": lambda file, _: tables.select_by_task(file, "task-1"),
+    "read_forgotten_until": lambda file, _: tables.read_forgotten_until(file),
     "read_identity": lambda file, _: tables.read_identity(file),
     "select_keys": lambda file, _: tables.select_keys(file, "key-", "", 10),
     "select_named_by_callbacks": lambda file, _: tables.select_named_by_callbacks(file, 0, 10),

@@ -18,7 +18,7 @@ import attrs
 
 from kie_async import errors
 from kie_async._core.callback_candidates import CallbackCandidates, CallbackFinding
-from kie_async._core.callback_validation import CallbackStep, echoes_token, next_step
+from kie_async._core.callback_validation import CallbackStep, echoes_token, lost_row, next_step
 from kie_async._core.candidates import confirms_answer
 from kie_async._core.poll_results import PollResult, PollVerdict
 from kie_async._io.jobs.live_job import LiveJob
@@ -134,6 +134,8 @@ class Confirmations:
     _in_progress: int = attrs.field(default=0, init=False)
     #: The state, or None, in which each job had its last warning.
     _warned: dict[str, JobState | None] = attrs.field(factory=dict, init=False)
+    #: The jobs of which the journal has lost something.
+    _lost: set[str] = attrs.field(factory=set, init=False)
     #: The number of polls so far.
     polls: int = attrs.field(default=0, init=False)
 
@@ -251,7 +253,7 @@ class Confirmations:
         try:
             row = await self.find_row(job_id)
             if row is None:
-                return CallbackFinding.SETTLED
+                return await self._confirm_lost(job_id, task_id)
             step = next_step(row, task_id)
             if step is not CallbackStep.PROVE:
                 # The create response may have arrived since, or a planned poll may have found the end.
@@ -276,6 +278,31 @@ class Confirmations:
         except (errors.TransportError, errors.JournalError, errors.ClientClosedError):
             return CallbackFinding.UNKNOWN
         return finding
+
+    async def _confirm_lost(self, job_id: str, task_id: str) -> CallbackFinding:
+        """Poll a task for whose job there is no row; if it is the job's, write a row for it."""
+        poll = await self.poller.poll_now(task_id)
+        self.polls += 1
+        record = poll.record
+        if record is None:
+            return CallbackFinding.INVISIBLE if poll.verdict is PollVerdict.NOT_VISIBLE else CallbackFinding.UNKNOWN
+        if not echoes_token(record, job_id, *self.secrets):
+            return CallbackFinding.FOREIGN
+        if record.completed_at is not None and record.completed_at <= await self.journal.forgotten_until():
+            return CallbackFinding.SETTLED  # its row was deleted on purpose
+        lost = lost_row(record, job_id, self.secrets, now=self.transitions.runtime.wall())
+        row = await self.journal.add(lost)
+        self.log_critical(
+            job_id,
+            "The journal has no row of %s, which has created task %s (attempt %d): it has gone back in time (a"
+            " failover, or an older copy?), or the job is another journal's. A row is written for it, without its key.",
+            *(job_id, task_id, lost.attempts),
+        )
+        job = self.follower.adopt(row)
+        self.report(EventName.JOURNAL_WENT_BACK, job, state=str(row.state), found_state=None)
+        await self.follower.follow(job)
+        await self._apply_confirmed(job_id, task_id, record)
+        return CallbackFinding.SETTLED
 
     async def _judge(self, row: Intent, step: CallbackStep, poll: PollResult) -> CallbackFinding:
         """Return whose task a poll has shown; the caller applies its record."""
@@ -379,6 +406,13 @@ class Confirmations:
         if known and (first or state is not None):
             self._warned[job_id] = state
         _log.log(logging.WARNING if known and (first or changed) else logging.DEBUG, message, *args)
+
+    def log_critical(self, job_id: str, message: str, *args: object) -> None:
+        """Log that the journal has lost something of a job: once at CRITICAL level, then at DEBUG level."""
+        level = logging.DEBUG if job_id in self._lost else logging.CRITICAL
+        if len(self._lost) < MAX_WARNED_JOBS:
+            self._lost.add(job_id)
+        _log.log(level, message, *args)
 
     async def journal_ids(self, job_id: str, *, without: str | None = None) -> None:
         """

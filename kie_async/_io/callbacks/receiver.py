@@ -19,17 +19,16 @@ from kie_async._core.callback_validation import (
     read_signature,
     shows_request,
 )
-from kie_async._core.lifecycle import ENDED
+from kie_async._core.lifecycle import ENDED, Intent
 from kie_async._io.jobs.live_job import LiveJob
 from kie_async.errors import CallbackRejectedError, JournalError
 from kie_async.events import EventName
 from kie_async.states import JobState
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Mapping, Sequence
 
     from kie_async._core.callback_token import CallbackToken
-    from kie_async._core.lifecycle import Intent
     from kie_async._io.callbacks.confirmations import Confirmations
     from kie_async._io.jobs.live_job import Registry
     from kie_async._io.jobs.transitions import Transitions
@@ -108,6 +107,8 @@ class Receiver:
                 self._log_bad_signature(token.job_id, error)
             raise
         self._bad_signature_logged = False
+        if token.attempt > row.attempts:
+            self._log_lost_attempt(token, row, task_ids)
         job = self.registry.get(row.id)
         for task_id in task_ids:
             await self._confirm(row, task_id, body, signed=signature is not None)
@@ -126,6 +127,8 @@ class Receiver:
         """Return the row of a token's job, if callbacks of that job are accepted."""
         try:
             row = await self.confirmations.find_row(token.job_id)
+            if row is None and await self._may_be_lost(token):
+                return _lost_row(token, self.runtime.wall())
         except JournalError as error:
             raise _unjournaled() from error
         if row is None:
@@ -135,6 +138,20 @@ class Receiver:
             msg = "its token was made under another API key, and its job has ended"
             raise CallbackRejectedError(msg, status=_NOT_FOUND)
         return row
+
+    async def _may_be_lost(self, token: CallbackToken) -> bool:
+        """Return True if the journal may have lost the row of a job: it has rows, and none of this id."""
+        if token.older or not self.journal.durable or await self.journal.get(token.job_id) is not None:
+            return False
+        return bool(await self.journal.rows(limit=1))
+
+    def _log_lost_attempt(self, token: CallbackToken, row: Intent, task_ids: Sequence[str]) -> None:
+        self.confirmations.log_critical(
+            row.id,
+            "A callback is for attempt %d of %s (task %s), and the journal knows %d: it has gone back in time (a"
+            " failover, or an older copy?). The task is bound as soon as the service confirms it.",
+            *(token.attempt, row.id, ", ".join(task_ids), row.attempts),
+        )
 
     async def _confirm(self, row: Intent, task_id: str, body: bytes, *, signed: bool) -> None:
         """Have a task confirmed that a callback is about; journal its id first if it is not known to be the job's."""
@@ -166,6 +183,20 @@ class Receiver:
                 " the webhookHmacKey at kie.ai/settings (pass none if there is none), and check the clock.",
                 *(job_id, error.message),
             )
+
+
+def _lost_row(token: CallbackToken, now: float) -> Intent:
+    """Return what is known of a job that the journal has lost, or that is another journal's."""
+    return Intent(
+        id=token.job_id,
+        model="",
+        input="",
+        fingerprint="",
+        created_at=now,
+        updated_at=now,
+        state=JobState.SENDING,
+        attempts=token.attempt,
+    )
 
 
 def _unjournaled() -> CallbackRejectedError:

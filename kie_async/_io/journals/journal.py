@@ -312,6 +312,10 @@ class Journal(Protocol):
         """
         ...
 
+    async def forgotten_until(self) -> float:
+        """Return the latest change of a row that ``forget`` has deleted, in seconds since the epoch."""
+        ...
+
     async def mark_delivered(self, job_id: str) -> None:
         """
         Record that the caller of an ended row has its result.

@@ -250,6 +250,9 @@ class PostgresStore:
                 await anyio.sleep(PAUSE)
         return deleted
 
+    async def forgotten_until(self) -> float:
+        return await self._read(restoration.read_forgotten_until)
+
     async def mark_delivered(self, job_id: str) -> None:
         """Do nothing: rows take disk space, and no memory."""
 

@@ -18,7 +18,7 @@ from kie_async._io.journals import postgres_tables as tables
 from kie_async._io.journals.postgres_tables import Query
 from kie_async._io.journals.rows import COLUMNS, INSERTED, to_row
 
-__all__ = ["add_row", "change_row", "restore_rows"]
+__all__ = ["add_row", "change_row", "read_forgotten_until", "restore_rows"]
 
 #: Workers restore one after another, because several may know the same row.
 _LOCK = "SELECT pg_advisory_xact_lock(hashtext('kie_async restoration'), hashtext(%(own_channel)s))"
@@ -54,12 +54,18 @@ def change_row(
     return row
 
 
+def read_forgotten_until() -> Query[float]:
+    """Return the latest change of a row that was deleted, in seconds since the epoch."""
+    ((forgotten_until,),) = yield "SELECT forgotten_until FROM kie.meta", {}
+    return float(forgotten_until)
+
+
 def restore_rows(restoration: Restoration) -> Query[None]:
     """Write again what the journal lacks of the acknowledged rows, in the running transaction."""
     ids = [row.id for row in restoration.rows()]
     yield _LOCK, {}
     found = yield f"SELECT {', '.join(COLUMNS)} FROM kie.intents WHERE id = ANY(%(ids)s) FOR UPDATE", {"ids": ids}
-    ((forgotten_until,),) = yield "SELECT forgotten_until FROM kie.meta", {}
+    forgotten_until = yield from read_forgotten_until()
     for info in restoration.budgets():
         yield from tables.restore_budget(info)
     present = {row.id: row for row in map(to_row, found)}

@@ -234,6 +234,9 @@ class SqliteStore:
                 await anyio.sleep(PAUSE)
         return deleted
 
+    async def forgotten_until(self) -> float:
+        return await self._read(tables.read_forgotten_until)
+
     async def mark_delivered(self, job_id: str) -> None:
         """Do nothing: rows take disk space, and no memory."""
 

@@ -50,6 +50,7 @@ __all__ = [
     "insert_row",
     "prepare_file",
     "read_change_counter",
+    "read_forgotten_until",
     "read_identity",
     "select_by_key",
     "select_by_keys",
@@ -240,6 +241,11 @@ def read_identity(connection: sqlite3.Connection) -> str:
     return str(connection.execute("SELECT id FROM identity WHERE rowid = 1").fetchone()[0])
 
 
+def read_forgotten_until(connection: sqlite3.Connection) -> float:
+    """Return the latest change of a row that was deleted, in seconds since the epoch."""
+    return float(connection.execute("SELECT forgotten_until FROM identity WHERE rowid = 1").fetchone()[0])
+
+
 # -- rows --------------------------------------------------------------------------------------------------------------
 
 
@@ -337,10 +343,9 @@ def _note_duplicates(connection: sqlite3.Connection, row: Intent) -> None:
 def _restore_rows(connection: sqlite3.Connection, restoration: Restoration) -> None:
     found = (select_one(connection, "id = ?", row.id) for row in restoration.rows())
     present = {row.id: row for row in found if row is not None}
-    (forgotten_until,) = connection.execute("SELECT forgotten_until FROM identity WHERE rowid = 1").fetchone()
     for info in restoration.budgets():
         budget_tables.restore_budget(connection, info)
-    for repair in restoration.compare(present, forgotten_until=forgotten_until):
+    for repair in restoration.compare(present, forgotten_until=read_forgotten_until(connection)):
         _write_row(connection, repair.present, repair.row)
 
 
@@ -350,10 +355,7 @@ def _write_row(connection: sqlite3.Connection, present: Intent | None, row: Inte
         row = attrs.evolve(row, key=None) if taken else row
     columns = to_columns({name: getattr(row, name) for name in INSERTED})
     values = [columns[name] for name in INSERTED]
-    if present is None:
-        connection.execute(_INSERT, values)
-    else:
-        connection.execute(_REWRITE, (*values, row.id))
+    connection.execute(*((_INSERT, values) if present is None else (_REWRITE, (*values, row.id))))
     if row.callback_url is not None:
         connection.execute(_KEEP_SECRET)
     _note_duplicates(connection, row)

@@ -113,6 +113,9 @@ class _JournalProxy:
     async def forget(self, *, before: float) -> int:
         return await self.inner.forget(before=before)
 
+    async def forgotten_until(self) -> float:
+        return await self.inner.forgotten_until()
+
     async def mark_delivered(self, job_id: str) -> None:
         await self.inner.mark_delivered(job_id)
 
