@@ -38,7 +38,12 @@ class Takeover:
 
 
 async def kill_one(fleet: Fleet, worker: Worker, *, running: int) -> Takeover:
-    """Kill a worker as soon as the service runs *running* of its tasks, and has ended two or more of them."""
+    """
+    Kill a worker when the service runs *running* of its tasks, and has ended two or more of them.
+
+    Creates come in bursts, one in each window; the kill is between two of them, so that the next windows have whole
+    bursts.
+    """
 
     def is_busy() -> bool:
         now = time.monotonic()
@@ -46,6 +51,7 @@ async def kill_one(fleet: Fleet, worker: Worker, *, running: int) -> Takeover:
         return sum(task.ends_at > now for task in own) >= running and len(own) >= running + 2
 
     await fleet.until(is_busy)
+    await anyio.sleep(fleet.scale.window / 2)
     owner = await fleet.owner(worker)
     killed_at = await fleet.kill(worker)
     unsent = len(worker.jobs) - fleet.created(worker)
