@@ -16,11 +16,23 @@ from tests.real_time.examples.processes import ROOT, clean_environment, running_
 from tests.servers.redis import running_redis
 
 CELERY = "tests.fleet.engines.celery_app"
-WORKER = ("-m", "celery", "--app", CELERY, "worker", "--pool", "threads", "--concurrency", "30")
+WORKER = (
+    "-m",
+    "celery",
+    "--app",
+    CELERY,
+    "worker",
+    "--pool",
+    "threads",
+    "--concurrency",
+    "30",
+    "--logfile",
+    "worker.log",
+)
 TIMEOUT = 120.0
 
 
-async def test_celery_orders_of_a_killed_worker_end_and_are_paid_once(tmp_path: Path) -> None:
+async def test_celery_orders_of_a_killed_worker_end_and_are_paid_once(tmp_path: Path, journal: str) -> None:
     """The messages of the killed worker are delivered again to the next one."""
     names = write_orders(tmp_path / "orders.csv")
     with anyio.fail_after(TIMEOUT), running_redis(tmp_path) as redis:
@@ -28,13 +40,13 @@ async def test_celery_orders_of_a_killed_worker_end_and_are_paid_once(tmp_path: 
             settings = {
                 "KIE_API_KEY": "an-api-key",
                 "KIE_BASE_URL": service.url,
-                "KIE_JOURNAL": str(tmp_path / "kie.db"),
+                "KIE_JOURNAL": journal,
             }
             settings |= {"CELERY_BROKER_URL": redis, "CELERY_RESULT_BACKEND": redis}
             env = clean_environment(PYTHONPATH=str(ROOT), **settings)
             async with started("-m", CELERY, str(tmp_path / "orders.csv"), cwd=tmp_path, env=env) as customer:
                 async with (
-                    KieClient("an-api-key", base_url=service.url, journal=tmp_path / "kie.db") as kie,
+                    KieClient("an-api-key", base_url=service.url, journal=journal) as kie,
                     started(*WORKER, cwd=tmp_path, env=env) as worker,
                 ):
                     await limit_is_used_up(kie)

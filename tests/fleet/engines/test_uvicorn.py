@@ -12,7 +12,6 @@ from typing import Any
 import aiohttp
 import anyio
 import attrs
-import pytest
 
 from tests import profile
 from tests.real_time.examples.processes import Backend, Server, free_port, running_backend, running_service
@@ -73,15 +72,6 @@ class Customers:
         self.answers[name] = answer
         if len(self.answers) in self.kill_at:
             os.kill(self.rng.choice(workers_of(self.rng.choice(self.servers))), signal.SIGKILL)
-
-
-@pytest.fixture(params=profile.scaled(quick=["sqlite"], check=["sqlite"], nightly=["sqlite", "postgres"]))
-def journal(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    """Return a journal in a file or in a database."""
-    if request.param == "sqlite":
-        return str(tmp_path / "kie.db")
-    dsn: str = request.getfixturevalue("postgres_dsn")
-    return dsn
 
 
 async def test_orders_of_killed_workers_are_made_once(journal: str) -> None:
