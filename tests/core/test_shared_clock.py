@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -17,17 +19,22 @@ def test_shared_time_follows_the_true_time(readings: list[tuple[int, float, floa
     """
     Three workers read the clock, which is set between readings; each keeps its sum of steps in the journal.
 
-    A worker learns a step with an error of a round trip, so errors add up, but a step never appears as time.
+    A worker learns a step with an error of a round trip, so errors add up, but a step never appears as time. One that
+    undoes another is none: a worker that reads after both cannot know what others have found in between.
     """
     workers = [SharedClock() for _ in range(3)]
     starts = (0.0, 1000.0, 5.0)  # their own clocks count from other instants
     true, stepped, steps, error = 0.0, 0.0, 0.0, 0.01
+    past = [0.0]
     for worker in range(3):  # all have read it before it is first set
         workers[worker].read(true, steps=0.0, before=true + starts[worker], after=true + starts[worker])
         workers[worker].keep()
     for worker, pause, there, back, step in readings:
         true += pause
         stepped += step
+        while step and stepped in past:
+            stepped += 1.0
+        past.append(stepped)
         error += there + back + (0.01 + 0.0005 * 600 * len(readings) if step else 0.0)
         before = true + starts[worker]
         true += there
@@ -49,6 +56,38 @@ def test_reading_that_was_not_written_is_repeated() -> None:
     assert (101.5, 50.0) == clock.read(151.5, steps=50.0, before=1.5, after=1.5)
     clock.keep()
     assert (102.0, 50.0) == clock.read(152.0, steps=50.0, before=2.0, after=2.0)
+
+
+def test_worker_that_comes_after_a_step_agrees_with_the_others() -> None:
+    """It has read the clock before another worker has noticed that it was set: neither undoes what the other finds."""
+    old, new = SharedClock(), SharedClock()
+    old.read(100.0, steps=0.0, before=0.0, after=0.0)
+    old.keep()
+    new.read(3701.0, steps=0.0, before=501.0, after=501.0)
+    new.keep()
+
+    assert _read_by_turns({old: 2.0, new: 502.0}, 3702.0) == [(102.0 + second, 3600.0) for second in range(6)]
+
+
+def test_worker_whose_own_clock_stood_still_agrees_with_the_others() -> None:
+    """Its machine was stopped for a minute: to it, the server's clock was set."""
+    stopped, other = SharedClock(), SharedClock()
+    for clock, own in ((stopped, 60.0), (other, 500.0)):
+        clock.read(160.0, steps=0.0, before=own, after=own)
+        clock.keep()
+
+    assert _read_by_turns({stopped: 62.0, other: 562.0}, 222.0) == [(162.0 + second, 60.0) for second in range(6)]
+
+
+def _read_by_turns(own: Mapping[SharedClock, float], server: float) -> list[tuple[float, float]]:
+    """Let workers read each second, beginning when their own clocks and the server's have these times."""
+    found, steps = list[tuple[float, float]](), 0.0
+    for second, clock in enumerate([*own] * 3):
+        now = own[clock] + second
+        shared, steps = clock.read(server + second, steps=steps, before=now, after=now)
+        clock.keep()
+        found.append((shared, steps))
+    return found
 
 
 def test_slow_drift_is_no_step() -> None:
