@@ -173,8 +173,10 @@ class KieClient:
         self._binding.reopen()
         try:
             await self._binding.engine(warn=False)
-        except BaseException:
+        except BaseException as error:
             await self.aclose()  # it was not entered, so nothing else closes it
+            if isinstance(error, errors.KieError):
+                self._binding.reopen()  # as it was before
             raise
         return self
 
