@@ -7,7 +7,7 @@ from kie_async.policy import PostgresJournal
 __all__ = ["schema_script"]
 
 _SCRIPT = """\
-{ddl}-- A role of an application needs no more than this:
+{ddl}-- The application's role needs no more than this (its name in place of app):
 -- GRANT USAGE ON SCHEMA {schema} TO app;
 -- GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA {schema} TO app;"""
 

@@ -19,10 +19,12 @@ from kie_async.errors import ConfigurationError
 __all__ = ["Limits", "PostgresJournal", "RetryPolicy", "SqliteJournal", "read_journal"]
 
 
-#: SQLite's name for a database in memory, URIs of SQLite, URLs of other libraries, and settings of libpq: no names of
-#: files.
+#: SQLite's name for a database in memory, URIs of SQLite, URLs of other libraries, settings of libpq, and DSNs without
+#: their slashes or their scheme, whose password an error would show: no names of files.
 _NO_FILE = re.compile(
-    r"\s*(:memory:|file:|[a-z][a-z0-9+.-]+:/|(?:host|hostaddr|port|dbname|user|password|service)\s*=|$)", re.IGNORECASE
+    r"\s*(:memory:|file:|[a-z][a-z0-9+.-]+:/|postgres(?:ql)?:|[^/:@]+:(?=[^/@]+@)"
+    r"|(?:host|hostaddr|port|dbname|user|password|service)\s*=|$)",
+    re.IGNORECASE,
 )
 _A_FILE = (
     f"the path of a file, or {DSN_FORMS} (settings as key=value: in PostgresJournal only); for a journal in memory,"

@@ -143,6 +143,8 @@ def test_relative_paths_do_not_follow_the_working_directory(tmp_path: Path, monk
         "postgresql+asyncpg://user:canary-of-the-dsn@db.example.com/kie",
         "mysql://user:canary-of-the-dsn@db.example.com/kie",
         "host=db.example.com password=canary-of-the-dsn",
+        "postgresql:user:canary-of-the-dsn@db.example.com/kie",
+        "user:canary-of-the-dsn@db.example.com/kie",
         "",
         " ",
         "\n",

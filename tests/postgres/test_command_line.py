@@ -62,6 +62,8 @@ def test_a_role_that_may_create_nothing_uses_the_printed_schema(postgres_server:
         script = run_cli("journal", "schema").out
         postgres_server.execute(script)
         grants = [line[3:] for line in script.splitlines() if line.startswith("-- GRANT")]
+        postgres_server.execute(f"{grants[0]}\n{grants[1]}".replace(", INSERT, UPDATE", "").replace("app;", "reader;"))
+        may_not_write = run_cli("ls", KIE_JOURNAL=limited)
         postgres_server.execute("\n".join(grants).replace("TO app;", "TO reader;"))
         listed = run_cli("ls", KIE_JOURNAL=limited)
     finally:
@@ -69,6 +71,9 @@ def test_a_role_that_may_create_nothing_uses_the_printed_schema(postgres_server:
 
     assert ExitCode.USAGE == refused.code
     assert "`kie-async journal schema`" in refused.err
+    assert (ExitCode.USAGE, True) == (may_not_write.code, "Grant this role what" in may_not_write.err), (
+        may_not_write.err
+    )
     assert SECRET not in refused.err + listed.err
     assert (ExitCode.DONE, 2) == (listed.code, len(grants)), listed.err
     assert made == columns_and_indexes(postgres_server)

@@ -61,6 +61,19 @@ async def test_standby_is_refused(postgres_server: PostgresServer) -> None:
         await in_thread(standby.close)
 
 
+async def test_error_of_connecting_names_each_host_once() -> None:
+    """Libpq asks in several lines whether the server runs, and repeats the last host."""
+    dsn = "postgresql://app:canary@127.0.0.1:1,127.0.0.1:2/app"
+    with pytest.raises(JournalError) as raised:
+        await PostgresStore(lambda: dsn).open()
+
+    assert str(raised.value) == (
+        "The journal postgresql://app@127.0.0.1:1,127.0.0.1:2/app cannot be used:"
+        ' connection to server at "127.0.0.1", port 1 failed: Connection refused;'
+        ' connection to server at "127.0.0.1", port 2 failed: Connection refused. Check the DSN and the server.'
+    )
+
+
 async def test_newer_schema_is_refused(postgres_server: PostgresServer, postgres_dsn: str) -> None:
     async with open_postgres(postgres_dsn):
         pass

@@ -171,9 +171,9 @@ class Heartbeats:
             self._share()
             await self._take_over()
             self._failing = False
-        except errors.JournalError:
+        except errors.JournalError as error:
             if not self._failing:
-                _log.exception("The journal has not taken a heartbeat of this worker, which sends it again soon.")
+                _log.error("The journal has not taken a heartbeat of this worker, which sends it again soon: %s", error)
             self._failing = True
         finally:
             self._sending = False

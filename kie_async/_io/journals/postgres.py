@@ -440,7 +440,10 @@ class PostgresStore:
     def _unusable(self, error: Exception) -> KieError:
         reason = " ".join(str(error).split())
         journal = f"The journal {shown_dsn(self._dsn())} (schema {self._schema})"
-        wrong = JournalError(f"{journal} cannot be used: {reason.rstrip('.')}. Fix this, or use another journal.")
+        advice = "Fix this, or use another journal."
+        if isinstance(error, psycopg.errors.InsufficientPrivilege):
+            advice = "Grant this role what is at the end of what `kie-async journal schema` prints."
+        wrong = JournalError(f"{journal} cannot be used: {reason.rstrip('.')}. {advice}")
         wrong.__cause__ = error
         return retryable(wrong) if isinstance(error, psycopg.OperationalError) else wrong
 

@@ -146,7 +146,7 @@ def check_server(connection: psycopg.Connection[tuple[Any, ...]]) -> bool:
         msg = "The journal's server is a standby, which cannot be written. Name the primary in the DSN, or all hosts."
         raise retryable(JournalError(msg))
     if fsync != "on":
-        msg = "The journal's server has fsync=off: a crash would lose paid tasks. Set fsync=on and restart the server."
+        msg = "The journal's server has fsync=off: a crash would lose paid tasks. Set fsync=on and reload its settings."
         raise JournalError(msg)
     return commit in ("on", "remote_apply")
 

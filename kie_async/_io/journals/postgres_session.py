@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import socket
 import threading
 from collections.abc import Callable, Collection, Generator, Mapping, Sequence
@@ -52,6 +53,8 @@ _DEFAULTS: Mapping[str, str | int] = {
 }
 #: The time in seconds that an answer may take.
 _LONGEST_PATIENCE = 30.0
+#: What psycopg puts before libpq's text, which names the host itself.
+_PREFIX = re.compile(r"^(- .*?)?connection (failed|is bad): ")
 #: What libpq says of servers that cannot be written.
 _STANDBY = ("session is read-only", "hot standby")
 #: The server cannot be written (any more), or ends the connection.
@@ -243,12 +246,12 @@ class PostgresSession:
                 prepare_threshold=None,
             )
         except psycopg.Error as error:
-            reason = " ".join(str(error).split())  # names host, port, user and database, but not the password
+            reason = _reason(error)  # names host, port, user and database, but not the password
         # Raised here, so that it refers to no frame that has the password.
         advice = "Check the DSN and the server."
         if any(text in reason for text in _STANDBY):
-            advice = "That is a standby. Name the primary in the DSN, or all hosts."
-        msg = f"The journal {shown_dsn(self._dsn())} cannot be used: {reason.rstrip('.')}. {advice}"
+            advice = "That is a standby, or read-only. Name the primary in the DSN, or all hosts."
+        msg = f"The journal {shown_dsn(self._dsn())} cannot be used: {reason}. {advice}"
         raise retryable(JournalError(msg))
 
     def _check_journal(self, journal_id: str) -> None:
@@ -493,3 +496,10 @@ def _roll_back(connection: _Connection) -> None:
     with suppress(psycopg.Error):
         if not connection.closed:
             connection.rollback()
+
+
+def _reason(error: psycopg.Error) -> str:
+    """Return the reasons of each host in one line, without libpq's questions."""
+    lines = [line.strip() for line in str(error).splitlines()]
+    each = [line for line in lines if line.startswith("- ")] or [line for line in lines if not line.endswith("?")]
+    return "; ".join(" ".join(_PREFIX.sub("", line).split()).rstrip(".") for line in each if line)
