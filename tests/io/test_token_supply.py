@@ -175,7 +175,12 @@ async def open_worker(account: Account, name: str, limits: Limits | None = None)
     async def nothing() -> None:
         """Do nothing."""
 
-    supervisor = Supervisor(loop, enter=nothing, ending=timers.close, leave=nothing, abandon=timers.close)
+    async def leave() -> None:
+        """Close the admission after the exchanges have ended, as the engine does."""
+        if name not in account.gone:
+            await admission.close()
+
+    supervisor = Supervisor(loop, enter=nothing, ending=timers.close, leave=leave, abandon=timers.close)
     await supervisor.wait_ready()
     admission = Admission(
         limits or Limits(),
@@ -190,8 +195,6 @@ async def open_worker(account: Account, name: str, limits: Limits | None = None)
         yield Worker(name, account, admission, paused)
     finally:
         with anyio.CancelScope(shield=True):
-            if name not in account.gone:
-                await admission.close()
             await supervisor.end_all()
 
 
@@ -381,3 +384,18 @@ async def test_creates_that_are_requested_during_an_exchange_are_not_forgotten()
         await anyio.sleep(0.003)
         group.start_soon(worker.create_many, 300)
     assert anyio.current_time() < 5.0, "48 leases at a time"
+
+
+@pytest.mark.parametrize("seconds", [0.001, 0.003])
+async def test_worker_that_closes_during_its_first_exchange_keeps_no_token(seconds: float) -> None:
+    account = Account()
+    for number in range(5):
+        async with open_worker(account, f"short{number}") as worker, anyio.create_task_group() as group:
+            group.start_soon(worker.create_many, 20)
+            await anyio.sleep(seconds)
+            group.cancel_scope.cancel()
+    began_at = anyio.current_time()
+    async with open_worker(account, "long") as worker:
+        await worker.create_many(20)
+
+    assert anyio.current_time() < began_at + 1.0

@@ -129,6 +129,8 @@ class TokenSupply:
         self._next_at = math.inf
         self._exchanged_at = self._retry_at = -math.inf
         self._exchanging = False
+        #: True once an exchange has begun: from then on the account's state may have leases for this worker.
+        self._known = False
         self._timer: Timer | None = None
         #: What to add to a shared instant for the loop's, and to the loop's for a shared one, at most.
         self._to_loop = self._to_shared = 0.0
@@ -340,7 +342,7 @@ class TokenSupply:
         self._on_change()
 
     async def _exchange_once(self, *, leave: bool = False) -> None:
-        now = self._runtime.now()
+        now, self._known = self._runtime.now(), True
         counted = [LeaseReport(number=number, at=at) for number, at in self._deliveries.counted(now)]
         reports, self._reports, self._report_by = [*counted, *self._reports], [], math.inf
         try:
@@ -443,6 +445,6 @@ class TokenSupply:
         for token in self._hand:
             self.report(token, Verdict.UNSENT, pause=0.0)
         self._hand.clear()
-        if not self._is_own and self._view is not None:
+        if self._known:
             self._wanted = 0
             await self._exchange_once(leave=True)
