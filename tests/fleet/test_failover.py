@@ -133,15 +133,15 @@ async def test_server_that_cannot_be_written_is_away(primary: PostgresServer) ->
 
 @pytest.mark.parametrize("seconds", [3.0, -3.0, 3 * 3600.0])
 async def test_steps_of_the_databases_clock_are_no_steps_of_time(seconds: float) -> None:
+    scale = profile.scaled(quick=SCALED, check=SCALED, nightly=FULL)
+    jobs = profile.scaled(quick=JOBS, check=JOBS, nightly=400)
     with PostgresServer(settable_clock=True) as server:
-        async with working_fleet(
-            server.dsn(), profile.scaled(quick=SCALED, check=SCALED, nightly=FULL), created=30
-        ) as fleet:
-            await anyio.to_thread.run_sync(server.step_clock, seconds * fleet.scale.factor)
+        async with working_fleet(server.dsn(), scale, created=30, jobs=jobs) as fleet:
+            await anyio.to_thread.run_sync(server.step_clock, seconds * scale.factor)
             await fleet.all_told()
             figures, rows = fleet.figures(), await fleet.rows()
 
     assert [] == contradictions(rows, fleet.fake.truth)
-    assert (JOBS, 0, 0) == (figures.created, figures.paid_twice, figures.refused)
-    if fleet.scale is FULL:
+    assert (jobs, 0, 0) == (figures.created, figures.paid_twice, figures.refused)
+    if scale is FULL:
         assert figures.used >= 94.0
