@@ -15,6 +15,7 @@ from aiohttp import web
 from kie_async import (
     ConfigurationError,
     InvalidRequestError,
+    JournalError,
     KeyConflictError,
     KieClient,
     KieError,
@@ -53,6 +54,8 @@ async def order_shot(request: web.Request) -> web.Response:
         return web.json_response({"why": error.message}, status=422)
     except KeyConflictError as error:
         return web.json_response({"why": error.message}, status=409)
+    except JournalError:  # a failover, for example: nothing was sent, and the same order may come again
+        return web.json_response({"why": "try again soon"}, status=503, headers={"Retry-After": "5"})
     return web.json_response({"id": job.id}, status=202)
 
 
@@ -67,6 +70,8 @@ async def show_shot(request: web.Request) -> web.Response:
         return web.json_response({"state": "running"})
     except TaskFailedError as error:
         return web.json_response({"state": "failed", "why": error.message})
+    except JournalError:
+        return web.json_response({"why": "try again soon"}, status=503, headers={"Retry-After": "5"})
     except KieError as error:  # needs an operator: the message says what to do next
         return web.json_response({"state": "stuck", "why": error.message})
     return web.json_response({"state": "done", "url": video.url})  # valid for about a day; video.save() keeps the video

@@ -23,6 +23,7 @@ from django.views.decorators.http import require_GET, require_POST
 from kie_async import (
     ConfigurationError,
     InvalidRequestError,
+    JournalError,
     KeyConflictError,
     KieClient,
     KieError,
@@ -53,6 +54,8 @@ async def order_shot(request: HttpRequest) -> JsonResponse:
         return JsonResponse({"why": error.message}, status=422)
     except KeyConflictError as error:
         return JsonResponse({"why": error.message}, status=409)
+    except JournalError:  # a failover, for example: nothing was sent, and the same order may come again
+        return JsonResponse({"why": "try again soon"}, status=503, headers={"Retry-After": "5"})
     return JsonResponse({"id": job.id}, status=202)
 
 
@@ -67,6 +70,8 @@ async def show_shot(_request: HttpRequest, job_id: str) -> JsonResponse:
         return JsonResponse({"state": "running"})
     except TaskFailedError as error:
         return JsonResponse({"state": "failed", "why": error.message})
+    except JournalError:
+        return JsonResponse({"why": "try again soon"}, status=503, headers={"Retry-After": "5"})
     except KieError as error:  # needs an operator: the message says what to do next
         return JsonResponse({"state": "stuck", "why": error.message})
     return JsonResponse({"state": "done", "url": video.url})  # valid for about a day; video.save() keeps the video

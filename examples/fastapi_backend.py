@@ -19,6 +19,7 @@ from pydantic import BaseModel
 from kie_async import (
     ConfigurationError,
     InvalidRequestError,
+    JournalError,
     KeyConflictError,
     KieClient,
     KieError,
@@ -50,6 +51,12 @@ app.mount("/kie", kie.callbacks.asgi_app())  # the path of KIE_CALLBACK_URL
 async def refuse(_request: Request, _error: RequestValidationError) -> JSONResponse:
     """Refuse an order without repeating it: FastAPI's own answer fails if the order holds NaN."""
     return JSONResponse({"detail": "send an object with the strings key, image_url and prompt"}, 422)
+
+
+@app.exception_handler(JournalError)
+async def wait_for_journal(_request: Request, _error: JournalError) -> JSONResponse:
+    """Answer while the journal is away, such as in a failover: nothing was sent, and the same order may come again."""
+    return JSONResponse({"detail": "try again soon"}, 503, {"Retry-After": "5"})
 
 
 class Order(BaseModel):
@@ -84,6 +91,8 @@ async def show_shot(job_id: str) -> dict[str, str]:
         return {"state": "running"}
     except TaskFailedError as error:
         return {"state": "failed", "why": error.message}
+    except JournalError:
+        raise
     except KieError as error:
         return {"state": "stuck", "why": error.message}  # needs an operator: the message says what to do next
     return {"state": "done", "url": video.url}  # valid for about a day; video.save() keeps the video

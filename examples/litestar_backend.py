@@ -19,6 +19,7 @@ from msgspec import Struct
 from kie_async import (
     ConfigurationError,
     InvalidRequestError,
+    JournalError,
     KeyConflictError,
     KieClient,
     KieError,
@@ -55,6 +56,11 @@ def refuse(_request: Request[Any, Any, Any], _error: Exception) -> Response[dict
     return Response({"detail": "send an object with the strings key, image_url and prompt"}, status_code=400)
 
 
+def wait_for_journal(_request: Request[Any, Any, Any], _error: JournalError) -> Response[dict[str, str]]:
+    """Answer while the journal is away, such as in a failover: nothing was sent, and the same order may come again."""
+    return Response({"detail": "try again soon"}, status_code=503, headers={"Retry-After": "5"})
+
+
 @post("/shots", status_code=202, exception_handlers={UnicodeDecodeError: refuse, RecursionError: refuse})
 async def order_shot(data: Order) -> dict[str, str]:
     """Journal an order, and answer with its id."""
@@ -79,6 +85,8 @@ async def show_shot(job_id: str) -> dict[str, str]:
         return {"state": "running"}
     except TaskFailedError as error:
         return {"state": "failed", "why": error.message}
+    except JournalError:
+        raise
     except KieError as error:
         return {"state": "stuck", "why": error.message}  # needs an operator: the message says what to do next
     return {"state": "done", "url": video.url}  # valid for about a day; video.save() keeps the video
@@ -86,4 +94,6 @@ async def show_shot(job_id: str) -> dict[str, str]:
 
 callbacks = asgi("/kie", is_mount=True, copy_scope=True)(kie.callbacks.asgi_app())  # the path of KIE_CALLBACK_URL
 
-app = Litestar([order_shot, show_shot, callbacks], lifespan=[lifespan])
+app = Litestar(
+    [order_shot, show_shot, callbacks], lifespan=[lifespan], exception_handlers={JournalError: wait_for_journal}
+)

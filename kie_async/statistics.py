@@ -29,7 +29,8 @@ class WorkerInfo:
 
         watched: The number of tasks that it polls.
 
-        in_flight: The number of slots that it has taken: tasks that may be running at the service.
+        in_flight: The number of slots that it has taken, for tasks that may be running at the service and for jobs that
+            wait for the rate limit.
 
         wanting: The number of its jobs that wait for a slot or for the rate limit.
 

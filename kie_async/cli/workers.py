@@ -83,11 +83,11 @@ def _fields(found: Sequence[WorkerInfo]) -> dict[str, JSON]:
 
 def _table(found: Sequence[WorkerInfo]) -> Table:
     others = _others(found)
-    in_flight = sum(worker.in_flight for worker, _ in others)
-    table = Table(box=None, caption=f"{len(others)} workers, {in_flight} tasks in flight")
+    taken = sum(worker.in_flight for worker, _ in others)
+    table = Table(box=None, caption=f"workers: {len(others)}, slots taken: {taken}")
     for name in ("worker", "host"):
         table.add_column(name, no_wrap=True)
-    for name in ("pid", "heartbeat", "in flight", "slots", "wanting", "polls/s"):
+    for name in ("pid", "heartbeat", "slots", "wanting", "polls/s"):
         table.add_column(name, justify="right", no_wrap=True)
     table.add_column("jobs")
     for worker, age in others:
@@ -97,7 +97,7 @@ def _table(found: Sequence[WorkerInfo]) -> Table:
             worker.host,
             str(worker.pid),
             f"{age:.1f} s ago",
-            *(str(worker.in_flight), str(worker.slots), str(worker.wanting), f"{worker.polls_per_second:.2f}"),
+            *(f"{worker.in_flight} of {worker.slots}", str(worker.wanting), f"{worker.polls_per_second:.2f}"),
             jobs,
         )
     return table

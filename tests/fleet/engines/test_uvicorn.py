@@ -12,9 +12,12 @@ from typing import Any
 import aiohttp
 import anyio
 import attrs
+import pytest
 
 from tests import profile
+from tests.postgres.clock import in_thread
 from tests.real_time.examples.processes import Backend, Server, free_port, running_backend, running_service
+from tests.servers.postgres import PostgresServer
 
 ORDERS = profile.scaled(quick=10, check=10, nightly=200)
 WORKERS = profile.scaled(quick=2, check=2, nightly=4)
@@ -101,3 +104,40 @@ async def test_orders_of_killed_workers_are_made_once(journal: str) -> None:
     assert sorted(names) == sorted(shot["prompt"] for shot in log["shots"])
     assert {shot["prompt"]: {"state": "done", "url": shot["url"]} for shot in log["shots"]} == customers.answers
     assert (0, True) == (log["refused"], log["busiest"] <= 20)
+
+
+@pytest.mark.parametrize(
+    "name", profile.scaled(quick=["fastapi"], check=["fastapi"], nightly=["fastapi", "litestar", "django", "aiohttp"])
+)
+async def test_backend_answers_503_while_its_database_is_away(name: str) -> None:
+    """The customer is told to come again, and nothing of the database: the order is taken once it is back."""
+    if name == "aiohttp":
+        command, ready = ("aiohttp_backend.py",), "Running on"
+    else:
+        app = "application" if name == "django" else "app"
+        command, ready = ("-m", "uvicorn", f"{name}_backend:{app}"), "Application startup complete."
+    shot = {"image_url": "https://example.com/cat.png", "prompt": "The cat yawns"}
+    with anyio.fail_after(TIMEOUT), free_port() as port:
+        async with running_service("a-webhook-key") as service, AsyncExitStack() as stack:
+            database = stack.enter_context(await in_thread(PostgresServer))
+            settings = {"KIE_API_KEY": "an-api-key", "KIE_BASE_URL": service.url, "KIE_JOURNAL": database.dsn()}
+            settings |= {"KIE_CALLBACK_URL": f"http://127.0.0.1:{port}/kie", "UVICORN_PORT": str(port)}
+            server = await stack.enter_async_context(running_backend(Backend(command, ready, 1), port, **settings))
+            http = await stack.enter_async_context(aiohttp.ClientSession(server.url))
+
+            async def order(key: str) -> tuple[int, str]:
+                async with http.post("/shots", json={"key": key, **shot}) as answer:
+                    return answer.status, await answer.text()
+
+            status, _ = await order("order-1")
+            await in_thread(database.stop, "immediate")
+            away, text = await order("order-2")
+            async with http.get("/shots/kj_0123") as answer:
+                shown = answer.status, await answer.text()
+            await in_thread(database.start)
+            while (again := await order("order-2"))[0] == 503:
+                await anyio.sleep(0.05)
+            await service.end()
+
+    assert (202, 503, 503, 202) == (status, away, shown[0], again[0])
+    assert "postgresql" not in text + shown[1]
