@@ -63,8 +63,9 @@ def _check_dsn(_instance: object, _attribute: object, dsn: Callable[[], str]) ->
     """Check a DSN without showing it: what is wrong with it may be its password."""
     try:
         import_module("psycopg")  # its absence is better known now than when a job is submitted
-    except ImportError:
-        msg = "A journal in PostgreSQL needs psycopg 3. Install it with: pip install 'kie-async[postgres]'"
+    except ImportError as error:
+        why = "" if isinstance(error, ModuleNotFoundError) else f", which cannot be imported ({error})"
+        msg = f"A journal in PostgreSQL needs psycopg 3{why}. Install it with: pip install 'kie-async[postgres]'"
         raise ConfigurationError(msg) from None
     if not _is_valid(dsn()):
         msg = (

@@ -24,11 +24,11 @@ def test_package_stays_small() -> None:
     assert size.files <= 182
     assert size.code_lines <= 22_800
     assert size.statements <= 20_200
-    assert size.longest_file <= 620
+    assert size.longest_file <= 640
     assert size.longest_function <= 96
 
 
-@pytest.mark.parametrize(("by_map", "bound"), [(False, 36), (True, 53)], ids=["generate", "map row"])
+@pytest.mark.parametrize(("by_map", "bound"), [(False, 46), (True, 62)], ids=["generate", "map row"])
 async def test_call_enters_few_files(*, by_map: bool, bound: int) -> None:
     """A reader who follows one call through the code opens few files."""
     assert len(await measure.files_entered(by_map=by_map)) <= bound

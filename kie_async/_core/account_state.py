@@ -15,8 +15,9 @@ from typing import Any, NamedTuple
 
 import attrs
 
+from kie_async._core.adaptive_bucket import MAX_LEASES, AdaptiveBucket
 from kie_async._core.gate import Gate
-from kie_async._core.token_buckets import MAX_LEASES, AdaptiveBucket, TokenLease
+from kie_async._core.token_buckets import TokenLease
 from kie_async._core.verdicts import Verdict
 
 __all__ = ["LEASE", "AccountState", "AccountView", "LeaseReport", "SharedLimits"]

@@ -142,7 +142,7 @@ class Restoration:
 
     def __init__(self) -> None:
         #: The present instant by the loop's clock.
-        self.now = 0.0
+        self.instant = 0.0
         self._rows = AcknowledgedRows()
         self._budgets: dict[str, BudgetInfo] = {}
         self._written: list[Repair] = []
@@ -176,7 +176,7 @@ class Restoration:
             seen: The row as it was read earlier; if the journal has an older one, this one is restored.
         """
         if seen is not None and present is not None and seen.version > present.version:
-            self._rows.add(seen, self.now)
+            self._rows.add(seen, self.instant)
         known = self._rows.get(job_id)
         return known is not None and repair(known, present, forgotten_until=0.0) is not None
 
@@ -217,7 +217,7 @@ class Restoration:
     def acknowledge(self, rows: Iterable[Intent]) -> None:
         """Remember rows that are written."""
         for row in rows:
-            self._rows.add(row, self.now)
+            self._rows.add(row, self.instant)
 
     def take_repairs(self) -> Sequence[Repair]:
         """Return the committed repairs that were not taken yet."""

@@ -54,7 +54,8 @@ def slots_share(workers: Collection[WorkerInfo], name: str, own: Limits) -> int:
     Return the number of slots that a worker may have taken until the next heartbeat, at least 1.
 
     The account's slots are divided by max-min fairness: while one worker wants more than an equal part, no other gets
-    more than that; slots that no worker wants are divided evenly. A worker waits for slots that others still hold.
+    more than that; slots that no worker wants are divided evenly. A worker waits for slots that others still hold. One
+    that wants fewer than an equal part may grow to it at once, so the limit may be exceeded until the next heartbeat.
 
     Args:
         workers: The workers that are alive.
@@ -69,7 +70,9 @@ def slots_share(workers: Collection[WorkerInfo], name: str, own: Limits) -> int:
     spare, others = limit, len(demands)
     for demand in sorted(demands.values()):
         if demand > (part := spare // others):
-            break  # all that want more than an equal part of what is left get that
+            # All that want more than an equal part of what is left get that; the others may grow to an equal part of all.
+            part = part if mine > part else max(mine, limit // len(demands))
+            break
         spare, others = spare - demand, others - 1
     else:
         part = mine + spare // len(demands)

@@ -11,7 +11,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kie_async._core.token_buckets import MAX_LEASES, AdaptiveBucket, TokenLease
+from kie_async._core.adaptive_bucket import MAX_LEASES, AdaptiveBucket
+from kie_async._core.token_buckets import TokenLease
 from kie_async.testing.account import LimiterKind, RateLimiter, make_limiter
 from tests import profile
 from tests.core.strategies import durations, instants

@@ -11,7 +11,8 @@ from typing import Protocol
 
 import attrs
 
-from kie_async._core.token_buckets import AdaptiveBucket, TokenLease
+from kie_async._core.adaptive_bucket import AdaptiveBucket
+from kie_async._core.token_buckets import TokenLease
 
 __all__ = ["Limit", "Service", "SlidingLog", "Traffic", "TwoCounters", "available", "most_in_a_window"]
 

@@ -23,7 +23,7 @@ from tests.core.traffic import available
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from kie_async._core.token_buckets import AdaptiveBucket
+    from kie_async._core.adaptive_bucket import AdaptiveBucket
     from kie_async._io.runtime import Supervisor
 
 

@@ -244,7 +244,7 @@ class GroupCommit(Generic[_C]):
     def _start_batch(self) -> None:
         batch, self._writer.waiting = self._writer.waiting, []
         self._busy = True
-        self._writer.restoration.now = self._loop.time()
+        self._writer.restoration.instant = self._loop.time()
         # The loop's executor, because virtual time stands still until it is done.
         running = self._loop.run_in_executor(self._writer, self._writer.run_batch, batch)
         running.add_done_callback(partial(self._deliver, batch))

@@ -17,8 +17,9 @@ import attrs
 
 from kie_async import errors
 from kie_async._core.account_state import LEASE, AccountState, AccountView, LeaseReport, SharedLimits
+from kie_async._core.adaptive_bucket import MAX_LEASES
 from kie_async._core.job_errors import load_error
-from kie_async._core.token_buckets import MAX_LEASES, Deliveries
+from kie_async._core.token_buckets import Deliveries
 from kie_async._core.verdicts import Verdict
 from kie_async._io.journals.journal import AccountChange, Journal
 from kie_async._io.runtime import Runtime, Supervisor
