@@ -131,7 +131,7 @@ async def test_server_that_cannot_be_written_is_away(primary: PostgresServer) ->
     await check_outage(primary, scale, primary.set_read_only, partial(primary.set_read_only, read_only=False))
 
 
-@pytest.mark.parametrize("seconds", [3.0, -3.0, 3 * 3600.0])
+@pytest.mark.parametrize("seconds", profile.sample([3.0, -3.0, 3 * 3600.0], check=0.3))
 async def test_steps_of_the_databases_clock_are_no_steps_of_time(seconds: float) -> None:
     scale = profile.scaled(quick=SCALED, check=SCALED, nightly=FULL)
     jobs = profile.scaled(quick=JOBS, check=JOBS, nightly=400)
