@@ -69,12 +69,14 @@ if TYPE_CHECKING:
     from kie_async.run import Run as Run
     from kie_async.states import JobInfo as JobInfo
     from kie_async.states import JobState as JobState
+    from kie_async.statistics import AccountInfo as AccountInfo
     from kie_async.statistics import Statistics as Statistics
     from kie_async.statistics import WorkerInfo as WorkerInfo
 
 __all__ = [
     "JSON",
     "APIError",
+    "AccountInfo",
     "AuthenticationError",
     "Budget",
     "BudgetExceededError",
@@ -153,7 +155,7 @@ _NAMES = {
     "requests": "MarketRequest Request Wan22TurboImageToVideo",
     "run": "Run",
     "states": "JobInfo JobState",
-    "statistics": "Statistics WorkerInfo",
+    "statistics": "AccountInfo Statistics WorkerInfo",
 }
 _MODULES = {name: f"kie_async.{module}" for module, names in _NAMES.items() for name in names.split()}
 

@@ -22,7 +22,7 @@ from kie_async.job import Job
 from kie_async.policy import Limits, PostgresJournal, RetryPolicy, SqliteJournal, read_journal
 from kie_async.requests.base import Request
 from kie_async.requests.images import ImageInput, ImageSource, as_image
-from kie_async.statistics import Statistics, WorkerInfo
+from kie_async.statistics import AccountInfo, Statistics, WorkerInfo
 
 if TYPE_CHECKING:
     from kie_async._io.http.transport import SessionFactory
@@ -389,6 +389,15 @@ class KieClient:
         """
         engine = await self._binding.engine(warn=False)
         return list(await engine.heartbeats.read())
+
+    async def account(self) -> AccountInfo:
+        """
+        Return the account's limits and the use of its window, as all clients of the journal know them.
+
+        Raises:
+            JournalError: If the journal cannot be read.
+        """
+        return await (await self._binding.engine(warn=False)).admission.tokens.read_account()
 
     async def budgets(self) -> list[BudgetInfo]:
         """

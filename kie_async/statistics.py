@@ -1,4 +1,4 @@
-"""``Statistics``: a snapshot of what a client is doing; ``WorkerInfo``: one of the workers that share a journal."""
+"""``Statistics``: a snapshot of a client; ``WorkerInfo`` and ``AccountInfo``: of those that share a journal."""
 
 from __future__ import annotations
 
@@ -8,7 +8,39 @@ import attrs
 
 from kie_async.policy import Limits
 
-__all__ = ["Statistics", "WorkerInfo"]
+__all__ = ["AccountInfo", "Statistics", "WorkerInfo"]
+
+
+@attrs.frozen(kw_only=True)
+class AccountInfo:
+    """
+    The account's limits as all clients of a journal know them.
+
+    Attributes:
+        name: The name of the account; see ``KieClient(account=…)``.
+
+        creates: The configured number of creates in a window: the strictest of all clients'.
+
+        window: The length of the window, in seconds.
+
+        tokens: The number of creates in a window that the account is known to take; lower after refusals.
+
+        tokens_in_use: The number of those that are used, or reserved.
+
+        gate: ``"open"``, or the reason why creates wait: ``"maintenance"``, ``"account"`` (the account or the API key
+            was refused) or ``"rate limited"``.
+
+        opens_in: The time after which the next create may be sent through a gate that is not open, in seconds; None if
+            that depends on a create that is being sent.
+    """
+
+    name: str
+    creates: int
+    window: float
+    tokens: int
+    tokens_in_use: int
+    gate: str
+    opens_in: float | None
 
 
 @attrs.frozen(kw_only=True)

@@ -19,6 +19,7 @@ from kie_async._core.adaptive_bucket import MAX_LEASES, AdaptiveBucket
 from kie_async._core.gate import Gate
 from kie_async._core.token_buckets import TokenLease
 from kie_async._core.verdicts import Verdict
+from kie_async.statistics import AccountInfo
 
 __all__ = ["LEASE", "AccountState", "AccountView", "LeaseReport", "SharedLimits"]
 
@@ -370,9 +371,22 @@ class AccountState:
         for age in ages:
             self.bucket.restore_token(counted_at=now - age)
 
-    def window_figures(self, now: float) -> tuple[int, int]:
-        """Return the number of tokens in use, and the number of tokens."""
-        return self.bucket.held(now), self.bucket.tokens
+    def info(self, name: str, now: float, key: str) -> AccountInfo:
+        """Return the figures of the account for people, as a worker with an API key sees them."""
+        self._keep_time(now)
+        self._expire(now)
+        opens_at = self._opens_at(now, key)
+        barriers = {gate.barrier for gate in (self.gate, self.key_gates.get(key)) if gate is not None} - {None}
+        closed = "open" if opens_at == now else "rate limited"
+        return AccountInfo(
+            name=name,
+            creates=self.bucket.limit,
+            window=self.bucket.window,
+            tokens=self.bucket.tokens,
+            tokens_in_use=self.bucket.held(now),
+            gate="account" if Verdict.ACCOUNT in barriers else "maintenance" if barriers else closed,
+            opens_in=None if opens_at is None else opens_at - now,
+        )
 
     # -- workers ----------------------------------------------------------------------------------------------------
 

@@ -70,7 +70,7 @@ def slots_share(workers: Collection[WorkerInfo], name: str, own: Limits) -> int:
     spare, others = limit, len(demands)
     for demand in sorted(demands.values()):
         if demand > (part := spare // others):
-            # All that want more than an equal part of what is left get that; the others may grow to an equal part of all.
+            # All that want more than an equal part of what is left get that; the others may grow to one of all.
             part = part if mine > part else max(mine, limit // len(demands))
             break
         spare, others = spare - demand, others - 1

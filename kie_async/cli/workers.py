@@ -11,7 +11,7 @@ import typer
 from rich.live import Live
 from rich.table import Table
 
-from kie_async import JSON, WorkerInfo
+from kie_async import JSON, AccountInfo, WorkerInfo
 from kie_async.cli.exit_codes import ExitCode
 from kie_async.cli.options import JournalOption, JsonOption
 from kie_async.cli.running import run_with_journal
@@ -37,17 +37,17 @@ async def run_workers(session: Session) -> ExitCode:
     """
     output = session.output
     async with session.client(needs_key=False) as kie:
-        found = await kie.workers()
+        found, account = await kie.workers(), await kie.account()
         if output.as_json:
-            output.result("", _fields(found))
+            output.result("", _fields(found, account))
             return ExitCode.DONE
         if not output.interactive:
-            output.table(_table(found))
+            output.table(_table(found, account))
             return ExitCode.DONE
-        with Live(_table(found), console=output.messages, auto_refresh=False) as live:
+        with Live(_table(found, account), console=output.messages, auto_refresh=False) as live:
             while True:
                 await anyio.sleep(_INTERVAL)
-                live.update(_table(await kie.workers()), refresh=True)
+                live.update(_table(await kie.workers(), await kie.account()), refresh=True)
 
 
 def _others(found: Sequence[WorkerInfo]) -> list[tuple[WorkerInfo, float]]:
@@ -56,7 +56,7 @@ def _others(found: Sequence[WorkerInfo]) -> list[tuple[WorkerInfo, float]]:
     return [(worker, now - worker.heartbeat_at) for worker in found if (worker.host, worker.pid) != here]
 
 
-def _fields(found: Sequence[WorkerInfo]) -> dict[str, JSON]:
+def _fields(found: Sequence[WorkerInfo], account: AccountInfo) -> dict[str, JSON]:
     others = _others(found)
     return {
         "workers": [
@@ -78,13 +78,23 @@ def _fields(found: Sequence[WorkerInfo]) -> dict[str, JSON]:
         ],
         "in_flight": sum(worker.in_flight for worker, _ in others),
         "wanting": sum(worker.wanting for worker, _ in others),
+        "account": account.name,
+        "creates": account.creates,
+        "window": account.window,
+        "tokens": account.tokens,
+        "tokens_in_use": account.tokens_in_use,
+        "gate": account.gate,
+        "opens_in": None if account.opens_in is None else round(account.opens_in, 1),
     }
 
 
-def _table(found: Sequence[WorkerInfo]) -> Table:
+def _table(found: Sequence[WorkerInfo], account: AccountInfo) -> Table:
     others = _others(found)
     taken = sum(worker.in_flight for worker, _ in others)
-    table = Table(box=None, caption=f"workers: {len(others)}, slots taken: {taken}")
+    used = f"{account.tokens_in_use} of {account.tokens} creates in {account.window:g} s used"
+    opens = f" (opens in {account.opens_in:.0f} s)" if account.opens_in else ""
+    caption = f"workers: {len(others)}, slots taken: {taken}, {used}, gate: {account.gate}{opens}"
+    table = Table(box=None, caption=caption)
     for name in ("worker", "host"):
         table.add_column(name, no_wrap=True)
     for name in ("pid", "heartbeat", "slots", "wanting", "polls/s"):

@@ -49,10 +49,14 @@ async def test_workers_are_shown_once_in_a_pipe(fake_kie: FakeKie, tmp_path: Pat
 
     if as_json:
         shown = json.loads(streams.out)
-        assert {"workers", "in_flight", "wanting"} == shown.keys()
+        account = {"account", "creates", "window", "tokens", "tokens_in_use", "gate", "opens_in"}
+        assert {"workers", "in_flight", "wanting"} | account == shown.keys()
+        assert ("default", 20, 10.0, 20, 0, "open", 0.0) == tuple(
+            shown[name] for name in ("account", "creates", "window", "tokens", "tokens_in_use", "gate", "opens_in")
+        )
         (entry,) = shown["workers"]
         assert [worker.pid, 500, {}, True] == [entry[name] for name in ("pid", "slots", "jobs", "recovers")]
     else:
         assert str(worker.pid) in streams.out
-        assert "workers: 1, slots taken: 0" in streams.out
+        assert "workers: 1, slots taken: 0, 0 of 20 creates in 10 s used, gate: open" in streams.out.replace("\n", " ")
         assert "0 of 500" in streams.out

@@ -108,7 +108,7 @@ async def open_values(**options: Any) -> AsyncIterator[tuple[Setup, dict[str, An
         values: list[Any] = [
             *(done, done.record, job, failed, Skipped(key="b", request=make_request(5), reason="budget")),
             *(await kie.jobs())[:1],
-            *(await kie.workers()),
+            *(*await kie.workers(), await kie.account()),
             *(Limits(), RetryPolicy(), SqliteJournal("kie.db"), kie.statistics(), run.summary()),
             *(kie_async.Budget(credits=5.0), kie_async.BudgetInfo(name="a", credits=5.0)),
             *(

@@ -228,6 +228,7 @@ CALLS: dict[str, Callable[[Scene], Awaitable[object]]] = {
     "KieClient.spent": lambda scene: scene.kie.spent([make_request(image=SIGNED)]),
     "KieClient.recover": lambda scene: scene.kie.recover(),
     "KieClient.jobs": lambda scene: scene.kie.jobs(),
+    "KieClient.account": lambda scene: scene.kie.account(),
     "KieClient.workers": lambda scene: scene.kie.workers(),
     "KieClient.keys": lambda scene: scene.kie.keys("order-"),
     "KieClient.journal_id": lambda scene: scene.kie.journal_id(),

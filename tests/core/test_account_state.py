@@ -39,6 +39,12 @@ def ends(view: AccountView, at: float, verdict: Verdict, **details: Any) -> list
     return [attrs.evolve(LeaseReport(number=lease.number, at=at, verdict=verdict), **details) for lease in view.leases]
 
 
+def figures(state: AccountState, now: float) -> tuple[int, int]:
+    """Return the number of tokens in use, and the number of tokens."""
+    info = state.info("default", now, "")
+    return info.tokens_in_use, info.tokens
+
+
 # -- the limit, whatever workers do ------------------------------------------------------------------------------------
 
 
@@ -145,8 +151,7 @@ def test_many_creates_take_little_text() -> None:
     text = state.dump()
 
     assert len(text) < 20_000
-    used, tokens = AccountState.load(text).window_figures(25.0)
-    assert (8_000, 100_000) == (used, tokens)
+    assert (8_000, 100_000) == figures(AccountState.load(text), 25.0)
 
 
 def test_clock_that_starts_anew_lets_no_time_pass() -> None:
@@ -229,7 +234,7 @@ def test_creates_of_which_only_the_journal_knows_count() -> None:
     state.count_creates([9.0, 1.0], 100.0)
     leases = state.exchange("a", 100.0, limits=LIMITS, wanted=3).leases
     assert [100.0, 101.0] == [lease.leased_at for lease in leases]
-    assert (4, 3) == state.window_figures(100.0), "one of them is reserved"
+    assert (4, 3) == figures(state, 100.0), "one of them is reserved"
 
 
 # -- turns and limits --------------------------------------------------------------------------------------------------
@@ -283,9 +288,9 @@ def test_learned_limit_survives_other_limits() -> None:
     reports = ends(view, 0.5, V.ACCEPTED)[:12] + ends(view, 0.5, V.RATE_LIMITED)[12:]
     state.exchange("a", 0.5, limits=SharedLimits(20, 10.0), reports=reports)
     state.exchange("b", 1.0, limits=SharedLimits(15, 10.0))
-    assert 12 == state.window_figures(1.0)[1]
+    assert 12 == figures(state, 1.0)[1]
     state.exchange("b", 1.0, limits=SharedLimits(8, 10.0))
-    assert 8 == state.window_figures(1.0)[1]
+    assert 8 == figures(state, 1.0)[1]
 
 
 # -- gates -------------------------------------------------------------------------------------------------------------
@@ -361,4 +366,25 @@ def test_later_known_text_counts_if_the_journal_has_gone_back() -> None:
         restored = AccountState.latest(gone_back, (2, later))
         assert restored is not None
         assert restored.changes > 1000
-        assert (2, 3) == restored.window_figures(1.0)
+        assert (2, 3) == figures(restored, 1.0)
+
+
+def test_figures_say_why_creates_wait() -> None:
+    state = new_state()
+    assert ("open", 0.0, 3, 0) == summary(state, 0.0)
+    view = state.exchange("a", 0.0, limits=LIMITS, wanted=2, key="k")
+    first, second = ends(view, 1.0, V.RATE_LIMITED, closed_for=30.0, key="k")
+    state.exchange("a", 1.0, limits=LIMITS, reports=[first], key="k")
+    assert ("rate limited", 29.0, 2, 1) == summary(state, 2.0)
+    state.exchange("a", 3.0, limits=LIMITS, reports=[attrs.evolve(second, verdict=V.MAINTENANCE, pause=60.0)], key="k")
+    assert "maintenance" == summary(state, 4.0)[0]
+    probe = state.exchange("a", 70.0, limits=LIMITS, wanted=1, key="k")
+    assert ("maintenance", None) == summary(state, 70.5)[:2], "a probe is under way"
+    refused = ends(probe, 71.0, V.ACCOUNT, key="k", refuses_key=True)
+    state.exchange("a", 71.0, limits=LIMITS, reports=refused, key="k")
+    assert "account" == summary(state, 72.0)[0]
+
+
+def summary(state: AccountState, now: float) -> tuple[str, float | None, int, int]:
+    info = state.info("default", now, "k")
+    return info.gate, info.opens_in, info.tokens, info.tokens_in_use

@@ -25,6 +25,7 @@ from kie_async._io.journals.journal import AccountChange, Journal
 from kie_async._io.runtime import Runtime, Supervisor
 from kie_async._io.timers import Timer, Timers
 from kie_async.policy import Limits
+from kie_async.statistics import AccountInfo
 
 __all__ = ["LeasedToken", "TokenSupply"]
 
@@ -440,6 +441,25 @@ class TokenSupply:
             )
         if known is not None and known.epoch != view.epoch and view.paused_by is not None:
             self._on_pause(load_error(view.paused_by, job_id=""), view.paused_at + self._to_loop)
+
+    async def read_account(self) -> AccountInfo:
+        """
+        Return the account's figures.
+
+        Raises:
+            JournalError: If the journal cannot be read.
+        """
+        if self._is_own:
+            state = self._journal.account_state or AccountState(self._limits)
+            return self._info(state, self._runtime.now())
+        return (await self._journal.change_account(self._read_text)).result
+
+    def _read_text(self, text: str | None, now: float) -> tuple[None, int, AccountInfo]:
+        state = AccountState(self._limits) if text is None else AccountState.load(text)
+        return None, state.epoch, self._info(state, now)
+
+    def _info(self, state: AccountState, now: float) -> AccountInfo:
+        return state.info(self._journal.service.account_name, now, self._journal.service.account)
 
     async def close(self) -> None:
         """Return what is unused, and report what is known; the client ends."""

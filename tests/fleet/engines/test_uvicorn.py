@@ -112,7 +112,8 @@ async def test_orders_of_killed_workers_are_made_once(journal: str) -> None:
 async def test_backend_answers_503_while_its_database_is_away(name: str) -> None:
     """The customer is told to come again, and nothing of the database: the order is taken once it is back."""
     if name == "aiohttp":
-        command, ready = ("aiohttp_backend.py",), "Running on"
+        command: tuple[str, ...] = ("aiohttp_backend.py",)
+        ready = "Running on"
     else:
         app = "application" if name == "django" else "app"
         command, ready = ("-m", "uvicorn", f"{name}_backend:{app}"), "Application startup complete."
