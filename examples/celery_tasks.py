@@ -23,7 +23,7 @@ from kie_async import KieClient, KieError, Wan22TurboImageToVideo
 
 app = Celery("celery_tasks", broker="redis://localhost", backend="redis://localhost")
 app.conf.update(
-    task_acks_late=True,  # an order whose worker has died is delivered again, and its task is not paid again:
+    task_acks_late=True,  # an order whose worker has ended is delivered again, and its task is not paid again:
     task_reject_on_worker_lost=True,  # make_video() says why
     worker_prefetch_multiplier=1,
 )

@@ -299,7 +299,7 @@ class Engine:
                 follow=self._follow,
                 forget=self.tracker.stop_tracking,
                 on_remote_end=self._on_remote_end,
-                patience=self.settings.retry.unsent_timeout,
+                unsent_timeout=self.settings.retry.unsent_timeout,
             ),
         )
 

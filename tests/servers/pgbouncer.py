@@ -30,7 +30,7 @@ max_client_conn = 200
 ignore_startup_parameters = extra_float_digits
 logfile = {folder}/log
 """
-_PATIENCE = 30.0
+_TIMEOUT = 30.0
 
 
 class PgBouncer:
@@ -68,7 +68,7 @@ class PgBouncer:
         """Start the pooler, and wait until it answers."""
         program = shutil.which("pgbouncer") or "/usr/sbin/pgbouncer"
         self._process = run_unprivileged(Path(program), self._folder / "pgbouncer.ini")
-        deadline = time.monotonic() + _PATIENCE
+        deadline = time.monotonic() + _TIMEOUT
         while True:
             try:
                 psycopg.connect(self.dsn()).close()
@@ -83,4 +83,4 @@ class PgBouncer:
         """Kill the pooler: its clients' connections end."""
         if self._process is not None:
             self._process.kill()
-            self._process.wait(_PATIENCE)
+            self._process.wait(_TIMEOUT)

@@ -31,7 +31,7 @@ _HOST = "127.0.0.1"
 #: Below the range from which the kernel takes ports for outgoing connections: a stopped server keeps its port.
 _PORTS = range(20_000, 30_000)
 #: Seconds for a server to start or stop, also on a busy machine.
-_PATIENCE = 60.0
+_TIMEOUT = 60.0
 _FAKETIME = "faketime/libfaketimeMT.so.1"
 _SETTINGS = {
     "listen_addresses": f"'{_HOST}'",
@@ -100,7 +100,7 @@ def free_port() -> int:
 
 def _run(*command: str | Path) -> None:
     process = run_unprivileged(*command)
-    if process.wait(_PATIENCE) != 0:
+    if process.wait(_TIMEOUT) != 0:
         raise subprocess.CalledProcessError(process.returncode, command)
 
 
@@ -300,9 +300,9 @@ class PostgresServer:
 
     def wait_for_rows(self, query: str) -> None:
         """Wait until a query of the superuser has a row."""
-        deadline = time.monotonic() + _PATIENCE
+        deadline = time.monotonic() + _TIMEOUT
         while not self.execute(query, database="postgres"):
-            assert time.monotonic() < deadline, f"No rows after {_PATIENCE} s: {query}"
+            assert time.monotonic() < deadline, f"No rows after {_TIMEOUT} s: {query}"
             time.sleep(0.02)
 
     def wait_for_standbys(self) -> None:
@@ -315,13 +315,13 @@ class PostgresServer:
         if self._process is not None:
             with suppress(ProcessLookupError):
                 self._process.send_signal(number)
-            self._process.wait(_PATIENCE)
+            self._process.wait(_TIMEOUT)
         if self._guard is not None:
             self._guard.kill()
             self._guard.communicate()
 
     def _wait_until_ready(self) -> None:
-        deadline = time.monotonic() + _PATIENCE
+        deadline = time.monotonic() + _TIMEOUT
         while True:
             try:
                 self.connect().close()

@@ -288,8 +288,8 @@ class JournalWatch:
 
         on_remote_end: Called with each own job whose end was journaled by another process.
 
-        patience: The time for which a wait for a job that was not sent outlasts its owner, in seconds, while no worker
-            recovers it.
+        unsent_timeout: The time in seconds for which a wait for a job that was not sent outlasts its owner, while no
+            worker recovers it.
     """
 
     journal: Journal
@@ -300,7 +300,7 @@ class JournalWatch:
     follow: Callable[[LiveJob], Awaitable[None]]
     forget: Callable[[LiveJob], None]
     on_remote_end: Callable[[LiveJob], None]
-    patience: float
+    unsent_timeout: float
     _jobs: dict[str, LiveJob] = attrs.field(factory=dict, init=False)
     #: The ids of rows that may have changed between their reading and the beginning of the watch.
     _unchecked: set[str] = attrs.field(factory=set, init=False)
@@ -435,12 +435,12 @@ class JournalWatch:
         if self._left_at and not before:
             _log.warning(
                 "%d jobs that are awaited were not sent, and their worker has ended. They are sent once a client calls"
-                " recover(); until then the waits go on, for %g s.",
-                *(len(left), self.patience),
+                " recover(); until then the waits continue, for %g s.",
+                *(len(left), self.unsent_timeout),
             )
         for job in left:
             of_other_key = job.row is not None and job.row.account != self.journal.service.account
-            if of_other_key or now - self._left_at.get(job.id, now) >= self.patience:
+            if of_other_key or now - self._left_at.get(job.id, now) >= self.unsent_timeout:
                 self.forget(job)
 
     def end_deleted(self, job: LiveJob) -> None:

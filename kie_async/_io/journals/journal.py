@@ -390,7 +390,7 @@ class Journal(Protocol):
         limit: int | None = None,
     ) -> Sequence[Intent]:
         """
-        Take over open rows that are free, or whose owner is dead.
+        Take over open rows that are free, or whose owner has ended.
 
         Args:
             job_ids: Only these; None for all.

@@ -64,7 +64,7 @@ _DELETED_TOGETHER = 50
 PAUSE = 0.01
 #: The time in seconds in which a worker that waits for notifications expects an answer when it asks for nothing: a
 #: connection that is silent for ever is noticed within four seconds.
-_PING_PATIENCE = 1.8
+_PING_TIMEOUT = 1.8
 #: The interval between two checks of an overdue answer, in seconds.
 _CHECK_INTERVAL = 0.2
 
@@ -347,7 +347,7 @@ class PostgresStore:
         self._news.heard_own = False
         workers = await self._run(Action(enter, writes=True), flush=False)
         if not self._news.heard_own and not session.asks:
-            # The server sends what a session tells itself before it has answered: this one hears nothing.
+            # The server sends a session its own notifications before it has answered: this one gets none.
             await self._opened(self._commits).run(PostgresSession.listen_again, writes=False)
         return workers
 
@@ -368,7 +368,7 @@ class PostgresStore:
             if waiting.cancelled_caught:
                 if session.asks:
                     return None
-                await self._run(Action(leases.ping, writes=False, patience=_PING_PATIENCE))
+                await self._run(Action(leases.ping, writes=False, timeout=_PING_TIMEOUT))
         return self._news.take()
 
     def _watch_answer(self) -> None:

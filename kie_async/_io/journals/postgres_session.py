@@ -52,7 +52,7 @@ _DEFAULTS: Mapping[str, str | int] = {
     "target_session_attrs": "read-write",
 }
 #: The time in seconds that an answer may take.
-_LONGEST_PATIENCE = 30.0
+_LONGEST_TIMEOUT = 30.0
 #: What psycopg puts before libpq's text, which names the host itself.
 _PREFIX = re.compile(r"^(- .*?)?connection (failed|is bad): ")
 #: What libpq says of servers that cannot be written.
@@ -79,9 +79,9 @@ class Action(Generic[_T]):
         read_back: Makes a query for the result of one whose connection was lost, or ``NOT_DONE``; None if the query may
             be run twice.
 
-        undo: Makes a query that reverts it, because its caller was told that it was not done.
+        undo: Makes a query that reverts it, because its caller has got the error that it was not done.
 
-        patience: The time in seconds after which the connection is given up if there is no answer. It is long, because
+        timeout: The time in seconds after which the connection is given up if there is no answer. It is long, because
             a commit may wait for a standby.
     """
 
@@ -89,7 +89,7 @@ class Action(Generic[_T]):
     writes: bool
     read_back: Callable[[], Query[_T | NotDone]] | None = None
     undo: Callable[[], Query[object]] | None = None
-    patience: float = _LONGEST_PATIENCE
+    timeout: float = _LONGEST_TIMEOUT
 
     def __call__(self, _session: PostgresSession) -> Query[_T]:
         """Return the query."""
@@ -98,7 +98,7 @@ class Action(Generic[_T]):
 
 class News:
     """
-    The rows that other workers have changed, as the server has told.
+    The rows that other workers have changed, by the server's notifications.
 
     The thread adds to it; the event loop takes them.
     """
@@ -197,9 +197,9 @@ class PostgresSession:
                 with suppress(OSError), socket.socket(fileno=os.dup(self.fileno)) as same:
                     same.shutdown(socket.SHUT_RDWR)
 
-    def _ask_for(self, patience: float) -> None:
+    def _ask_for(self, timeout: float) -> None:
         self._questions += 1
-        self.question = self._questions, patience
+        self.question = self._questions, timeout
 
     def _reconnect(self) -> _Connection:
         """
@@ -210,7 +210,7 @@ class PostgresSession:
         """
         connection = self._connect()
         self.fileno = connection.fileno()
-        self._ask_for(_LONGEST_PATIENCE)
+        self._ask_for(_LONGEST_TIMEOUT)
         try:
             self._flushes = check_server(connection)
             self._check_journal(journal_id := prepare_schema(connection, self._schema, create=not self.journal_id))
@@ -226,7 +226,7 @@ class PostgresSession:
                 self.fileno = -1
                 connection.close()
             raise
-        self._news.is_any = bool(self.journal_id)  # what was told meanwhile was not heard
+        self._news.is_any = bool(self.journal_id)  # notifications of the meantime are lost
         self.journal_id, self._connection = journal_id, connection
         return connection
 
@@ -277,14 +277,14 @@ class PostgresSession:
         self.asks = True
         _log.warning("%s, so notifications do not arrive: this worker asks for changes every second.", why)
 
-    def _handle(self, told: psycopg.Notify) -> None:
-        if told.channel == self._own["own_name"]:
+    def _handle(self, notification: psycopg.Notify) -> None:
+        if notification.channel == self._own["own_name"]:
             self._news.heard_own = True
-        elif self._connection is not None and told.pid != self._connection.info.backend_pid:
-            self._news.ids.add(told.payload)
+        elif self._connection is not None and notification.pid != self._connection.info.backend_pid:
+            self._news.ids.add(notification.payload)
 
     def hear(self) -> None:
-        """Take what the server has told; a connection that it has closed is made again."""
+        """Take the server's notifications; a connection that it has closed is made again."""
         connection = self._connection or self._reconnect()
         try:
             connection.pgconn.consume_input()
@@ -295,8 +295,10 @@ class PostgresSession:
 
     def _take_notifications(self, connection: _Connection) -> None:
         """Take what has come with the answer to a statement: the socket is not readable any more."""
-        while (told := connection.pgconn.notifies()) is not None:
-            self._handle(psycopg.Notify(told.relname.decode(), told.extra.decode(), told.be_pid))
+        while (notification := connection.pgconn.notifies()) is not None:
+            self._handle(
+                psycopg.Notify(notification.relname.decode(), notification.extra.decode(), notification.be_pid)
+            )
 
     def listen_again(self) -> None:
         """Connect again after a heartbeat that was not heard; after a second one, ask for changes instead."""
@@ -314,7 +316,7 @@ class PostgresSession:
         unfinished = list(calls)
         connection = self._connection or self._reconnect()
         actions = [call.action for call in calls if isinstance(call.action, Action)]
-        self._ask_for(max((action.patience for action in actions), default=_LONGEST_PATIENCE))
+        self._ask_for(max((action.timeout for action in actions), default=_LONGEST_TIMEOUT))
         try:
             self._run(connection, unfinished, writes=writes)
         except psycopg.Error as error:

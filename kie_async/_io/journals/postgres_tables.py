@@ -140,7 +140,7 @@ def update_row(
         binds=seen is not None and seen.state is JobState.SENDING and fields.get("task_id") is not None,
         has_epoch=account_epoch is not None,
         has_duplicates=bool(duplicates),
-        tells=fields.get("state") in _AWAITED or "callback_task_ids" in fields or fields.get("owner", "") is None,
+        notifies=fields.get("state") in _AWAITED or "callback_task_ids" in fields or fields.get("owner", "") is None,
     )
     if changed := (yield update(without_budget=True), values):
         return to_row(changed[0][: len(COLUMNS)])
@@ -168,7 +168,7 @@ def _update(
     binds: bool,
     has_epoch: bool,
     has_duplicates: bool,
-    tells: bool,
+    notifies: bool,
 ) -> str:
     where = "id = %(id)s AND version >= %(least_version)s"
     if without_budget:
@@ -201,10 +201,10 @@ def _update(
         parts.append(f"duplicate AS ({_NOTE_DUPLICATES})")
     if "account" in names:
         parts.append(f"secret AS ({KEEP_SECRET})")
-    if len(parts) == 1 and not tells:
+    if len(parts) == 1 and not notifies:
         return update
-    told = ", pg_notify(%(own_channel)s, id)" if tells else ""
-    return f"WITH {', '.join(parts)} SELECT {_COLUMNS}{told} FROM changed"
+    notify = ", pg_notify(%(own_channel)s, id)" if notifies else ""
+    return f"WITH {', '.join(parts)} SELECT {_COLUMNS}{notify} FROM changed"
 
 
 def note_duplicates(row: Intent) -> Query[None]:
@@ -291,7 +291,7 @@ def delete_ended(before: float, job_ids: Collection[str]) -> Query[int]:
 
 
 def delete_unsent(job_id: str) -> Query[None]:
-    """Delete a row that was never sent and is still this worker's: its caller was told that it was not written."""
+    """Delete a row that was never sent and is still this worker's: its caller has got an error."""
     where = "id = %(id)s AND state = 'intent' AND attempts = 0 AND owner = %(own_name)s"
     yield f"DELETE FROM kie.intents WHERE {where}", {"id": job_id}
 

@@ -125,7 +125,7 @@ def count_unsent_of_other_keys() -> Query[int]:
 
 
 def select_orphaned_send_times(since: float) -> Query[list[float]]:
-    """Return the instants after *since* at which dead owners sent unfinished creates."""
+    """Return the instants after *since* at which ended owners sent unfinished creates."""
     # A row in INTENT (again) was not sent, or was refused.
     where = f"{_IS_OPEN_HERE} AND state <> 'intent' AND sending_at > %(since)s AND {_IS_DEAD}"
     return [at for (at,) in (yield f"SELECT sending_at FROM kie.intents WHERE {where}", {"since": since})]
@@ -143,8 +143,8 @@ def take_over(
     """
     Take over rows (with these ids), oldest first, and return them.
 
-    They are those of dead owners, and those of this API key that a worker with another key has adopted: it may not be
-    able to see their tasks. Rows that another worker is taking are its. With *left_only*, they are only those of dead
+    They are those of ended owners, and those of this API key that a worker with another key has adopted: it may not be
+    able to see their tasks. Rows that another worker is taking are its. With *left_only*, they are only those of ended
     owners, and not those that were given up.
     """
     asked = "" if job_ids is None else "id = ANY(%(ids)s) AND "

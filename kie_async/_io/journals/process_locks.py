@@ -62,10 +62,10 @@ class ProcessLocks:
 
     def lock_own(self) -> None:
         """
-        Create and lock this owner's file, and remove those of dead owners: the owner is alive from now on.
+        Create and lock this owner's file, and remove those of ended owners: the owner is alive from now on.
 
         Call it in a write transaction of the database, so that no other owner does so at the same time: it would take a
-        file that is created but not locked yet for a dead owner's.
+        file that is created but not locked yet for an ended owner's.
 
         Raises:
             JournalError: If the file system has no locks, or the folder is not writable.

@@ -562,7 +562,7 @@ def find_orphans(
     """
     Return the numbers and owners of rows (with these ids) to resume, oldest first.
 
-    They are those of dead owners, and those of this API key that a process with another key has adopted: it may not be
+    They are those of ended owners, and those of this API key that a process with another key has adopted: it may not be
     able to see their tasks.
     """
     found: list[tuple[int, str | None]] = []

@@ -159,7 +159,7 @@ class RowJobs:
         return becomes_known
 
     async def _resume_orphans(self, budget: str) -> None:
-        """Resume the running jobs of a named budget whose process has died: their reservations end with them."""
+        """Resume the running jobs of a named budget whose process has ended: their reservations end with them."""
         for row in await self.journal.uncharged_rows(budget):
             is_known = self.registry.get(row.id) is not None or row.state not in OPEN
             if not is_known and not await self.journal.is_owner_alive(row):

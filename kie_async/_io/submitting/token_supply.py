@@ -34,7 +34,7 @@ _log = logging.getLogger("kie_async")
 #: The time that a report may wait for the next exchange, in windows, and in seconds at most: it matters a window later.
 _REPORT_WITHIN = 0.5
 _LONGEST_REPORT_WITHIN = 5.0
-#: The intervals in seconds at which a worker renews its leases, its wish for leases, and its limits without a wish.
+#: The intervals in seconds at which a worker renews its leases, its demand for leases, and its limits without demand.
 _RENEWAL = 4.0
 _WISH = 6.0
 _PRESENCE = 10.0

@@ -1,4 +1,4 @@
-"""``manifest.jsonl``: the outcome of every row, one JSON object per line, readable whenever the process dies."""
+"""``manifest.jsonl``: the outcome of every row, one JSON object per line, readable whenever the process ends."""
 
 from __future__ import annotations
 
