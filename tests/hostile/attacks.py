@@ -397,8 +397,10 @@ def make_attack_request(attack: Attack, scene: Scene) -> Request:
     odd = attack.delivery in ("zipped noise", "bomb")
     forged, jobless = bool(scene.keys) and signature_status is not None, attack.token == "of no job"
     if forged or jobless:
-        # The headers of a signature are checked before the journal is asked, and the signature after that.
-        statuses = {status for status, broken in ((401, forged), (404, jobless)) if broken}
+        # The headers of a signature are checked before the journal is asked, and the signature after that. A journal on
+        # disk may have lost the job of a genuine token, so its callback is accepted, and its task is confirmed.
+        possible = ((401, forged), (404, jobless), (200, jobless and not forged))
+        statuses = {status for status, holds in possible if holds}
     else:
         # Where the task of a job is known, it does not matter what the body names.
         unnamed = odd or body_status == UNNAMED
