@@ -61,6 +61,7 @@ class KieClient:
             Processes with journals in memory share nothing.
 
         account: The name of the account, if the clients of a journal use several: each name has limits of its own.
+            Jobs and keys are common to all accounts of a journal.
 
         retry: The number and duration of retries.
 
