@@ -399,7 +399,7 @@ def make_attack_request(attack: Attack, scene: Scene) -> Request:
     if forged or jobless:
         # The headers of a signature are checked before the journal is asked, and the signature after that. A journal on
         # disk may have lost the job of a genuine token, so its callback is accepted, and its task is confirmed.
-        possible = ((401, forged), (404, jobless), (200, jobless and not forged))
+        possible = ((401, forged), (404, jobless), (400, jobless), (200, jobless and not forged))
         statuses = {status for status, holds in possible if holds}
     else:
         # Where the task of a job is known, it does not matter what the body names.
