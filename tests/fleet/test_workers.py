@@ -116,21 +116,18 @@ async def _stop_one(journal: str, rng: Random) -> list[str]:
     async with run_fleet(journal, SCALED, seed=rng.randrange(1000), latency=(0.02, 0.2)) as fleet:
         stopped, *_ = await fleet.start(3)
         arrival, delay = rng.randint(1, 6), rng.choice((0.0, rng.uniform(0.0, 0.5)))
-        arrived = anyio.Event()
         count = 0
 
         def on_arrival(sender: str) -> None:
             nonlocal count
             count += sender == stopped.name
-            if count == arrival and not arrived.is_set():
-                arrived.set()
-                if not delay:
-                    stopped.signal(signal.SIGSTOP)
+            if sender == stopped.name and count == arrival and not delay:
+                stopped.signal(signal.SIGSTOP)
 
         fleet.senders.on_arrival = on_arrival
         for worker in fleet.workers:
             fleet.submit(worker, 12)
-        await arrived.wait()
+        await fleet.until(lambda: count >= arrival)
         await anyio.sleep(delay)
         stopped.signal(signal.SIGSTOP)
         await anyio.sleep(3 * fleet.scale.lease)
