@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import random
 from collections.abc import Awaitable, Callable
 
 import anyio
@@ -15,6 +16,8 @@ from kie_async._core.lifecycle import Intent
 from kie_async._io.journals.journal import WorkerReport
 from kie_async._io.journals.postgres import PostgresStore
 from kie_async._io.journals.postgres_schema import schema_ddl
+from kie_async._io.journals.postgres_session import Action
+from kie_async._io.journals.postgres_tables import Query
 from kie_async.states import JobState
 from kie_async.testing import virtual_time
 from tests.io.intents import bring_to_state, make_intent
@@ -146,6 +149,18 @@ async def test_100_concurrent_writes_take_two_commits(postgres_server: PostgresS
 
         assert 2 == await commits(postgres_server) - before - 1
         assert 100 == len(await journal.rows({S.SENDING}))
+
+
+async def test_worker_that_stops_in_a_transaction_holds_its_locks_for_seconds(postgres_dsn: str) -> None:
+    """Else a frozen machine would keep rows that others take over, and keys that they submit."""
+
+    def read_timeout() -> Query[str]:
+        rows = yield "SELECT current_setting('idle_in_transaction_session_timeout')", {}
+        return str(rows[0][0])
+
+    async with open_postgres(postgres_dsn) as journal:
+        writes = [journal._run(Action(read_timeout, writes=True)) for _ in range(3)]  # noqa: SLF001 (nothing shows it)
+        assert ["0", "5s", "5s"] == await asyncio.gather(*writes), "the first is a transaction of its own"
 
 
 async def test_invalid_row_fails_alone(postgres_dsn: str) -> None:
@@ -449,6 +464,25 @@ async def test_heartbeats_that_are_heard_change_nothing(
             await journal.rows()
         assert before == await in_thread(postgres_server.execute, pids)
     assert [] == caplog.messages
+
+
+async def test_heartbeat_is_one_statement() -> None:
+    with await in_thread(PostgresServer, settings={"log_statement": "'all'"}) as server:
+        async with open_postgres(server.dsn()) as journal:
+            await journal.heartbeat(WorkerReport())
+            before = await in_thread(logged_statements, server)
+            for _ in range(10):
+                await journal.heartbeat(WorkerReport())
+            assert 10 == await in_thread(logged_statements, server) - before - 1
+
+
+def logged_statements(server: PostgresServer) -> int:
+    """Return the number of statements that the server has executed, including one that this executes."""
+    mark = f"SELECT {random.randrange(10**9)} AS mark"
+    server.execute(mark)
+    while mark not in (text := "".join(path.read_text() for path in sorted(server.folder.glob("*.log")))):
+        pass  # the server writes its log a little later
+    return sum("statement: " in line or "execute <unnamed>: " in line for line in text.splitlines())
 
 
 async def test_new_connection_may_have_missed_changes(postgres_server: PostgresServer, postgres_dsn: str) -> None:

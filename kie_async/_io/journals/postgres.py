@@ -345,7 +345,7 @@ class PostgresStore:
         session = self._opened(self._session)
         session.enter = enter = self._heartbeat(report.dump())
         self._news.heard_own = False
-        workers = await self._run(Action(enter, writes=True), flush=False)
+        workers = await self._run(Action(enter, writes=False))  # a commit of its own, which does not wait for the disk
         if not self._news.heard_own and not session.asks:
             # The server sends a session its own notifications before it has answered: this one gets none.
             await self._opened(self._commits).run(PostgresSession.listen_again, writes=False)
@@ -419,10 +419,10 @@ class PostgresStore:
     async def _write(self, query: Callable[_P, Query[_T]], *args: _P.args, **kwargs: _P.kwargs) -> _T:
         return await self._run(Action(partial(query, *args, **kwargs), writes=True))
 
-    async def _run(self, action: Action[_T], *, flush: bool = True) -> _T:
+    async def _run(self, action: Action[_T]) -> _T:
         commits = self._opened(None if self._commits is None or self._commits.closed else self._commits)
         # The session runs the query that the action makes.
-        return cast("_T", await commits.run(action, writes=action.writes, flush=flush))
+        return cast("_T", await commits.run(action, writes=action.writes))
 
     def _opened(self, part: _T | None) -> _T:
         if part is None:

@@ -10,7 +10,7 @@ from typing import Generic, TypeVar
 from kie_async._core.shared_clock import SharedClock
 from kie_async._io.journals.journal import AccountChange
 from kie_async._io.journals.postgres_schema import retryable
-from kie_async._io.journals.postgres_tables import Query
+from kie_async._io.journals.postgres_tables import LAZY, Query
 from kie_async.errors import JournalError
 
 __all__ = ["AccountWriter"]
@@ -25,13 +25,12 @@ _READ = (
     f" FROM (SELECT) AS one LEFT JOIN kie.accounts ON {_OF_ACCOUNT}"
 )
 # The commit that follows, of the create that uses the lease, is flushed with everything before it.
-_LAZY = "WITH lazy AS MATERIALIZED (SELECT set_config('synchronous_commit', 'off', true))"
 _INSERT = (
-    f"{_LAZY} INSERT INTO kie.accounts SELECT %(own_origin)s, %(own_account_name)s, 1, %(epoch)s, %(steps)s, %(state)s"
+    f"{LAZY} INSERT INTO kie.accounts SELECT %(own_origin)s, %(own_account_name)s, 1, %(epoch)s, %(steps)s, %(state)s"
     " FROM lazy ON CONFLICT DO NOTHING RETURNING version"
 )
 _UPDATE = (
-    f"{_LAZY} UPDATE kie.accounts SET version = version + 1, epoch = %(epoch)s, clock_steps = %(steps)s,"
+    f"{LAZY} UPDATE kie.accounts SET version = version + 1, epoch = %(epoch)s, clock_steps = %(steps)s,"
     f" state = %(state)s FROM lazy WHERE {_OF_ACCOUNT} AND version = %(version)s RETURNING version"
 )
 

@@ -59,8 +59,8 @@ _PREFIX = re.compile(r"^(- .*?)?connection (failed|is bad): ")
 _STANDBY = ("session is read-only", "hot standby")
 #: The server cannot be written (any more), or ends the connection.
 _LOST = ("25006", "57P", "08")
+_FLUSH = b"SELECT set_config('synchronous_commit', 'on', true)"
 #: A worker that stops in the middle of a transaction must not stop the others, who wait for its locks.
-_COMMIT = b"SELECT set_config('synchronous_commit', '%s', true)"
 _LIMITS = (
     b"SELECT set_config('idle_in_transaction_session_timeout', '5s', true), set_config('lock_timeout', '10s', true)"
 )
@@ -406,20 +406,17 @@ class PostgresSession:
         writes: bool,
     ) -> list[Rows]:
         """Execute the first statements of queries in one round trip, and return their rows."""
-        commit = b""
-        if writes and not any(call.flush for call, _, _ in queries):
-            commit = _COMMIT % b"off"
-        elif writes and not self._flushes:
-            commit = _COMMIT % b"on"
-        if len(queries) == 1 and not commit:
+        flush = writes and not self._flushes
+        if len(queries) == 1 and not flush:
             return [_rows(self._start(connection, queries[0][2]))]
         try:
             with connection.pipeline():
                 # With an explicit transaction, an error of ours between two statements commits nothing.
                 if whole := writes and len(queries) > 1:
                     connection.execute(b"BEGIN")
-                if commit:
-                    connection.execute(commit)
+                    connection.execute(_LIMITS)
+                if flush:
+                    connection.execute(_FLUSH)
                 cursors = [self._start(connection, statement) for _, _, statement in queries]
                 if whole:
                     connection.execute(b"COMMIT")
@@ -464,7 +461,7 @@ class PostgresSession:
             connection.execute(b"BEGIN")
             connection.execute(_LIMITS)
             if not self._flushes:
-                connection.execute(_COMMIT % b"on")
+                connection.execute(_FLUSH)
 
     def _execute(self, query: Query[_T], connection: _Connection) -> _T:
         """Run a query to its end, each of its statements in a transaction of its own."""

@@ -53,6 +53,8 @@ NOT_DONE = NotDone()
 _COLUMNS = ", ".join(COLUMNS)
 SELECT = f"SELECT {_COLUMNS} FROM kie.intents"
 IS_HERE = "origin = %(own_origin)s"
+#: The beginning of a statement that a crash may undo: its commit does not wait for the disk. It must read from *lazy*.
+LAZY = "WITH lazy AS MATERIALIZED (SELECT set_config('synchronous_commit', 'off', true))"
 ON_PAGE = "number > %(after)s ORDER BY number LIMIT %(limit)s"
 KEEP_SECRET = (
     "INSERT INTO kie.callback_secrets VALUES (%(own_origin)s, %(own_account)s, %(own_callback_secret)s)"  # noqa: S105

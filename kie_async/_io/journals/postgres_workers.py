@@ -12,7 +12,7 @@ from collections.abc import Sequence
 
 from kie_async._core.lifecycle import Intent
 from kie_async._io.journals.journal import load_worker
-from kie_async._io.journals.postgres_tables import IS_HERE, KEEP_SECRET, ON_PAGE, SELECT, Query
+from kie_async._io.journals.postgres_tables import IS_HERE, KEEP_SECRET, LAZY, ON_PAGE, SELECT, Query
 from kie_async._io.journals.rows import COLUMNS, IS_OPEN, to_row
 from kie_async.states import JobState
 from kie_async.statistics import WorkerInfo
@@ -69,7 +69,7 @@ def write_heartbeat(
         f" AND {_HAS_LEASE} AND report IS NOT NULL AND name <> %(own_name)s"
     )
     query = (
-        f"WITH own AS ({own}), gone AS ({gone}), heard AS (SELECT pg_notify(%(own_name)s, '') FROM own)"
+        f"{LAZY}, own AS ({own}), gone AS ({gone}), heard AS (SELECT pg_notify(%(own_name)s, '') FROM own, lazy)"
         f" SELECT {_WORKER} FROM own, heard UNION ALL {others} ORDER BY name"
     )
     values = {"host": host, "pid": pid, "started_at": started_at, "lease": lease, "report": report}
