@@ -124,7 +124,7 @@ class Heartbeats:
         """Take this worker's part of the account's polls and slots."""
         name, workers = self.journal.worker, self.workers
         self.poller.watchlist.watched_elsewhere = sum(worker.watched for worker in self.others)
-        self.poller.set_rate(polls_share(workers, name, self.limits))
+        self.poller.set_share(polls_share(workers, name, self.limits))
         self.admission.slots.set_limit(slots_share(workers, name, self.limits))
         stricter = stricter_worker(workers, self.limits)
         if stricter is not None and stricter.limits is not None and stricter.name != self._warned_of:

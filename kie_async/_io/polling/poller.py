@@ -74,7 +74,7 @@ class Poller:
     Args:
         transport: Sends the polls.
 
-        polls_per_second: The pacer's rate.
+        polls_per_second: The rate of all polls together.
 
         watchlist: Plans the polls.
 
@@ -101,6 +101,8 @@ class Poller:
     on_round_trip: Callable[[float], None]
     on_gateway_answer: Callable[[], None] = lambda: None
     pacer: WindowBucket = attrs.field(init=False)
+    #: The pacer of planned polls, in which workers share the account's: each needs a token of both.
+    _share: WindowBucket = attrs.field(init=False)
     #: The number of answered polls.
     polls: int = attrs.field(default=0, init=False)
     _timeout: RoundTripTimeout = attrs.field(factory=RoundTripTimeout, init=False)
@@ -115,14 +117,14 @@ class Poller:
     def __attrs_post_init__(self) -> None:
         self.watchlist.on_due = self._start_polls
         # Response-stamped like the creates, so that a slow answer never lets two seconds' worth into one.
-        self.pacer = WindowBucket(1, 1.0)
-        self.set_rate(self.polls_per_second)
+        tokens = max(1, round(self.polls_per_second))
+        self.pacer = WindowBucket(tokens, tokens / self.polls_per_second)
+        self._share = WindowBucket(tokens, tokens / self.polls_per_second)
 
-    def set_rate(self, polls_per_second: float) -> None:
-        """Change the pacer's rate: workers share the account's polls."""
-        self.polls_per_second = polls_per_second
+    def set_share(self, polls_per_second: float) -> None:
+        """Change the rate of planned polls; urgent ones are few, and any worker may get all callbacks."""
         tokens = max(1, round(polls_per_second))
-        self.pacer.resize(tokens, tokens / polls_per_second)
+        self._share.resize(tokens, tokens / polls_per_second)
         self._start_polls()
 
     async def poll_now(self, task_id: str) -> PollResult:
@@ -151,14 +153,18 @@ class Poller:
             return
         now = self.loop.time()
         while self._on_wire < MAX_CONCURRENT and (self._urgent or self.watchlist.due):
+            urgent = bool(self._urgent) and (self._urgent_in_a_row < URGENT_IN_A_ROW or not self._may_plan(now))
             ready_at = self.pacer.ready_at(now)
+            if ready_at is not None and not urgent:
+                share_at = self._share.ready_at(now)
+                ready_at = None if share_at is None else max(ready_at, share_at)
             # After a refusal, one poll at a time probes whether the limit is over.
             if ready_at is None or (self._refusals and self.pacer.in_use):
                 return  # the poll in progress calls this method when it ends
             if (ready_at := max(ready_at, self._paused_until)) > now:
                 self._start_polls_at(ready_at)
                 return
-            if self._urgent and (self._urgent_in_a_row < URGENT_IN_A_ROW or not self.watchlist.due):
+            if urgent:
                 poll = self._urgent.popleft()
                 if not poll.result.done():
                     self._urgent_in_a_row = self._urgent_in_a_row + 1 if self.watchlist.due else 0
@@ -167,16 +173,23 @@ class Poller:
             else:
                 self._urgent_in_a_row = 0
                 self._begin_poll(now)
+                self._share.use_token(now)
                 self.supervisor.start(self._run_planned_poll, self.watchlist.pop_due(now))
+
+    def _may_plan(self, now: float) -> bool:
+        """Return True if a planned poll is due, and this worker's share allows it."""
+        return bool(self.watchlist.due) and self._share.ready_at(now) == now
 
     def _begin_poll(self, now: float) -> None:
         self.pacer.use_token(now)
         self._on_wire += 1
 
-    def finish_poll(self, *, answered_at: float) -> None:
-        """Return the pacer's token of a poll that has ended."""
+    def finish_poll(self, *, answered_at: float, planned: bool = False) -> None:
+        """Return the tokens of a poll that has ended."""
         self._on_wire -= 1
         self.pacer.return_token(answered_at=answered_at)
+        if planned:
+            self._share.return_token(answered_at=answered_at)
 
     def plan_next_poll(self, watch: Watch) -> None:
         """Plan the next poll of a job whose poll has ended, if it is still watched."""
@@ -222,7 +235,7 @@ class Poller:
         result, timed_out = PollResult(PollVerdict.UNREADABLE), False
         try:
             try:
-                result = await self._send_poll(job.task_id or "", until)
+                result = await self._send_poll(job.task_id or "", until, planned=True)
             except errors.TransportError as error:
                 result = PollResult(PollVerdict.UNREADABLE, reason=error.message)
                 timed_out = self.loop.time() >= until
@@ -242,7 +255,7 @@ class Poller:
         doublings = min(max(0, timeouts - 1), _MAX_DOUBLINGS)
         return min(POLL_TIMEOUT, self._timeout.seconds * 2.0**doublings)
 
-    async def _send_poll(self, task_id: str, until: float) -> PollResult:
+    async def _send_poll(self, task_id: str, until: float, *, planned: bool = False) -> PollResult:
         began_at = self.loop.time()
         try:
             answer = await self.transport.poll(task_id, timeout=until - began_at)
@@ -265,6 +278,6 @@ class Poller:
                 pause = answer.retry_after or pause_after(_REFUSAL_BACKOFF, self._refusals)
                 self._paused_until = max(self._paused_until, self._refused_at + pause)
         finally:
-            self.finish_poll(answered_at=self.loop.time())
+            self.finish_poll(answered_at=self.loop.time(), planned=planned)
             self._start_polls()
         return result
