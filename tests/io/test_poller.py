@@ -706,3 +706,22 @@ async def test_round_trips_of_answered_polls_are_reported() -> None:
 
     assert 10 < answered
     assert [0.4] * answered == [round(each, 3) for each in seconds]
+
+
+async def test_share_of_the_polls_bounds_planned_polls_and_delays_no_urgent_one() -> None:
+    """A worker that has a small part of the account's polls may get all callbacks, and confirms them at once."""
+    service = Service(seconds=0.05)
+    async with running_poller(service, every=1.0) as (poller, reported):
+        poller.set_share(0.5)
+        for job in make_jobs(20):
+            poller.watchlist.watch(job)
+        late: list[float] = []
+        for number in range(30):
+            asked_at = anyio.current_time()
+            await poller.poll_now(f"named {number}")
+            late.append(anyio.current_time() - asked_at)
+            await anyio.sleep(0.5)
+        planned = len(reported)
+
+    assert max(late) <= 0.5
+    assert 0.4 * anyio.current_time() <= planned <= 0.5 * anyio.current_time() + 1
