@@ -58,5 +58,5 @@ async def test_workers_are_shown_once_in_a_pipe(fake_kie: FakeKie, tmp_path: Pat
         assert [worker.pid, 500, {}, True] == [entry[name] for name in ("pid", "slots", "jobs", "recovers")]
     else:
         assert str(worker.pid) in streams.out
-        assert "workers: 1, slots taken: 0, 0 of 20 creates in 10 s used, gate: open" in streams.out.replace("\n", " ")
+        assert "workers: 1, slots taken: 0, 0 of 20 creates in 10 s used, gate: open" in " ".join(streams.out.split())
         assert "0 of 500" in streams.out

@@ -40,6 +40,8 @@ def uses(kie, job, run, request):
         "KieClient.forget": lambda: kie.forget(before=0.0),
         "KieClient.credits": kie.credits,
         "KieClient.budgets": kie.budgets,
+        "KieClient.account": lambda: kie.account(),
+        "KieClient.workers": lambda: kie.workers(),
         "KieClient.keys": lambda: kie.keys(""),
         "KieClient.journal_id": kie.journal_id,
         "KieClient.raise_budget": lambda: kie.raise_budget("campaign", credits=10.0),

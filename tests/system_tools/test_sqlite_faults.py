@@ -60,7 +60,7 @@ def test_unusable_location_is_refused_at_once(tmp_path: Path, fault: str, of: st
     ("fault", "of", "failures"),
     [
         # The disk is full from the nth write into the log; earlier moves were acknowledged.
-        *((f"pwrite64:error=ENOSPC:when={nth}+", "kie.db-wal", True) for nth in (45, 52, 60, 75)),
+        *((f"pwrite64:error=ENOSPC:when={nth}+", "kie.db-wal", True) for nth in (62, 68, 76, 92)),
         # Only the checkpoints fail: the log keeps everything, and grows.
         ("pwrite64:error=ENOSPC:when=2+", "kie.db", False),
         ("fdatasync:error=EIO:when=2+", "kie.db", False),
