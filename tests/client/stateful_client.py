@@ -153,7 +153,11 @@ class ClientMachine(RuleBasedStateMachine):
         return kie
 
     def _journal(self) -> Journal:
-        return self.memory if self.workers == 1 else SqliteStore(Path(self.folder.name) / "kie.db")
+        if self.workers == 1:
+            return self.memory
+        store = SqliteStore(Path(self.folder.name) / "kie.db")
+        store.heartbeat_interval = 60.0  # a run takes many hours of virtual time
+        return store
 
     def _kie(self, which: int) -> KieClient:
         return self.clients[which % self.workers]

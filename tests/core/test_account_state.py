@@ -113,7 +113,7 @@ class Fleet:
 @given(st.integers(0, 10**6), st.integers(1, 5), st.sampled_from([1.0, 10.0, 60.0]))
 def test_no_window_exceeds_the_limit_whatever_workers_do(seed: int, creates: int, window: float) -> None:
     fleet = Fleet(seed, SharedLimits(creates, window))
-    fleet.run(120)
+    fleet.run(70)
 
     assert most_in_a_window(sorted(fleet.arrivals), window) <= creates
 

@@ -10,7 +10,7 @@ import pytest
 from kie_async import JSON
 from tests.fleet.figures import paid_twice
 from tests.fleet.fleet import SCALED, Fleet, run_fleet
-from tests.profile import scaled
+from tests.profile import sample, scaled
 
 ROWS = scaled(quick=40, check=60, nightly=300)
 PRICE = 80.0
@@ -68,8 +68,10 @@ async def test_killed_worker_of_a_shared_table_loses_no_row(journal: str, tmp_pa
     assert [ROWS, ROWS] == [summary["ok"] + summary["elsewhere"] for summary in summaries]
 
 
-@pytest.mark.parametrize("kills", [False, True], ids=["", "killed"])
-@pytest.mark.parametrize("model", [MODEL, "z-image"], ids=["known price", "unknown price"])
+@pytest.mark.parametrize(
+    ("model", "kills"),
+    sample([(MODEL, False), (MODEL, True), ("z-image", False), ("z-image", True)], check=0.5),
+)
 async def test_named_budget_holds_across_processes(journal: str, tmp_path: Path, model: str, *, kills: bool) -> None:
     """The price of z-image is not listed, so one task of it is sent until its cost is known."""
     async with run_fleet(journal, SCALED, prices={"z-image": PRICE}) as fleet:

@@ -49,9 +49,9 @@ async def test_fleet_ends_all_jobs_despite_a_kill(tmp_path: Path) -> None:
 
     assert (-signal.SIGKILL, [0] * (MEMBERS - 1)) == (killed, ended)
     assert [] == found.findings
-    assert JOBS == len(fake.truth.tasks) + sum(
-        row["task_id"] is None for row in read_rows(tmp_path / "kie.db").values()
-    )
+    # A create that was on the wire when its process was killed may have made a task that no row knows.
+    unknown = sum(row["task_id"] is None for row in read_rows(tmp_path / "kie.db").values())
+    assert JOBS - unknown <= len(fake.truth.tasks) <= JOBS
     assert len(left) >= EACH // 4
     assert not timeout.cancelled_caught
     for log in all_events[1:]:
