@@ -366,11 +366,6 @@ class AccountState:
         """Forget a worker that ends."""
         self._workers.pop(worker, None)
 
-    def count_creates(self, ages: Sequence[float], now: float) -> None:
-        """Count creates that were sent the given seconds ago, and that the state does not know of."""
-        for age in ages:
-            self.bucket.restore_token(counted_at=now - age)
-
     def info(self, name: str, now: float, key: str) -> AccountInfo:
         """Return the figures of the account for people, as a worker with an API key sees them."""
         self._keep_time(now)

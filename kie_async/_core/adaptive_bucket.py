@@ -328,17 +328,6 @@ class AdaptiveBucket:
         self._release_due(answered_at)
         self.deliveries.learn_round_trip(seconds, answered_at=answered_at)
 
-    def restore_token(self, *, counted_at: float) -> None:
-        """
-        Count a request that the bucket does not know of, unless all tokens are in use.
-
-        Args:
-            counted_at: The latest instant at which the service had counted it.
-        """
-        if self._held < self.tokens:
-            insort(self._counted, counted_at)
-            insort(self._sent, counted_at)
-
     # -- the state that many processes share --------------------------------------------------------------------------
 
     def configure(self, limit: int, window: float) -> None:

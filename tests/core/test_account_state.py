@@ -229,14 +229,6 @@ def test_tokens_in_advance_only_where_they_are_plentiful() -> None:
     assert 1 == len(closed.exchange("a", 5.0, limits=limits, wanted=1, spare=8).leases)
 
 
-def test_creates_of_which_only_the_journal_knows_count() -> None:
-    state = new_state()
-    state.count_creates([9.0, 1.0], 100.0)
-    leases = state.exchange("a", 100.0, limits=LIMITS, wanted=3).leases
-    assert [100.0, 101.0] == [lease.leased_at for lease in leases]
-    assert (4, 3) == figures(state, 100.0), "one of them is reserved"
-
-
 # -- turns and limits --------------------------------------------------------------------------------------------------
 
 

@@ -149,26 +149,10 @@ def test_the_limit_holds_within_the_polls_round_trips(
     assert most_in_a_window(sorted(caller.arrivals), window) <= limit
 
 
-@given(limits, windows, trips, trips, instants, durations)
-def test_a_restored_bucket_keeps_the_limit(
-    limit: int, window: float, before: list[Trip], after: list[Trip], start: float, idle: float
-) -> None:
-    first = Caller(AdaptiveBucket(limit, window), start)
-    first.send_all([attrs.evolve(trip, end="passed") for trip in before])
-    first.read_answers_until(max([first.now, *first.arrivals]) + idle)
-    second = Caller(AdaptiveBucket(limit, window), first.now)
-    for due_at in return_times(first.bucket, first.now):
-        # A difference of instants is rounded.
-        second.bucket.restore_token(counted_at=math.nextafter(due_at - window, math.inf))
-    second.send_all(after)
-
-    assert most_in_a_window(sorted(first.arrivals + second.arrivals), window * (1 - 1e-9) - 1e-6) <= limit
-
-
 # -- ready_at is exact --------------------------------------------------------------------------------------------
 
 #: The calls made on a bucket, each with its delay after the previous one.
-call_names = ["lease", "lease", "write", "passed", "lost", "refused", "unsent", "restore", "round trip", "nothing"]
+call_names = ["lease", "lease", "write", "passed", "lost", "refused", "unsent", "round trip", "nothing"]
 calls = st.lists(st.tuples(st.sampled_from(call_names), durations), max_size=60)
 
 
@@ -205,8 +189,6 @@ def test_ready_at_is_exact_and_no_token_is_lost(
             bucket.cancel_lease(unwritten.pop())
         elif call in ("passed", "lost", "refused") and written:
             end_lease(bucket, written.pop(0), now, call)
-        elif call == "restore":
-            bucket.restore_token(counted_at=now)
         elif call == "round trip":
             bucket.learn_round_trip(pause, answered_at=now)
 
@@ -292,15 +274,6 @@ def test_a_create_may_be_stuck_until_an_answer(what: str) -> None:
     else:
         end_lease(bucket, late, 14.0, "passed" if what == "a create" else "refused")
     assert 24.0 == bucket.ready_at(14.0)
-
-
-def test_restored_tokens_count_up_to_the_limit() -> None:
-    bucket = AdaptiveBucket(2, 10.0)
-    for counted_at in (3.0, 1.0, 2.0):
-        bucket.restore_token(counted_at=counted_at)
-
-    assert [11.0, 13.0] == return_times(bucket, 4.0)
-    assert 11.0 == bucket.ready_at(4.0)
 
 
 def test_return_times_assume_answers_now() -> None:
@@ -546,16 +519,6 @@ def test_one_refused_job_does_not_use_up_the_limit() -> None:
         bucket.expire_token(bucket.lease_token(now), now=now)
 
     assert (0, 1.1) == (bucket.tokens, bucket.ready_at(0.1))
-
-
-def test_requests_of_an_earlier_bucket_count_as_accepted() -> None:
-    bucket = AdaptiveBucket(1000, 10.0)
-    for _ in range(20):
-        bucket.restore_token(counted_at=-1.0)
-    for lease in leases(bucket, 0.0, 28):
-        end_lease(bucket, lease, 0.1, "refused")
-
-    assert (20, 9.0) == (bucket.tokens, bucket.ready_at(0.1))
 
 
 def test_late_refusals_do_not_count_as_accepted() -> None:

@@ -36,7 +36,7 @@ _REPORT_WITHIN = 0.5
 _LONGEST_REPORT_WITHIN = 5.0
 #: The intervals in seconds at which a worker renews its leases, its demand for leases, and its limits without demand.
 _RENEWAL = 4.0
-_WISH = 6.0
+_DEMAND = 6.0
 _PRESENCE = 10.0
 #: The seconds for which an unused lease is kept.
 _UNUSED = 1.0
@@ -316,7 +316,7 @@ class TokenSupply:
             due.append(self._next_at)
         if not self._is_own and self._view is not None:
             since = self._exchanged_at
-            due.append(since + (_RENEWAL if self._out or self._hand else _WISH if self._wanted else _PRESENCE))
+            due.append(since + (_RENEWAL if self._out or self._hand else _DEMAND if self._wanted else _PRESENCE))
             if self._hand and not self._wanted:
                 due.append(max(now, min(token.leased_at for token in self._hand) + _UNUSED) + 1e-3)
             if self._known_to_want and not self._wanted:
