@@ -189,6 +189,17 @@ def test_leases_that_the_worker_does_not_know_end_unused() -> None:
     assert 3 == len(state.exchange("a", 0.1, limits=LIMITS, held=[], wanted=3).leases)
 
 
+def test_lease_of_a_worker_long_forgotten_ends_unused() -> None:
+    """Leases of the only worker do not expire, and whoever shares the state later may know that one is unused."""
+    state = new_state()
+    view = state.exchange_alone(0.0, reports=[], wanted=3, key="")
+    assert 3 == len(view.leases)
+    again = state.exchange_alone(KNOWN_FOR + 1.0, reports=ends(view, 0.5, V.UNSENT), wanted=4, key="")
+
+    assert 3 == len(again.leases)
+    assert again.next_at is None, "all tokens are under way"
+
+
 def test_report_of_an_expired_lease_still_tells_the_gate() -> None:
     state = new_state()
     view = state.exchange("a", 0.0, limits=LIMITS, wanted=1)

@@ -224,6 +224,46 @@ def test_a_lease_ends_once() -> None:
         bucket.cancel_lease(lease)
 
 
+def test_no_lease_is_given_before_a_token_is_free() -> None:
+    bucket = AdaptiveBucket(1, 10.0)
+    lease = bucket.lease_token(0.0)
+    assert bucket.lease_if_ready(1.0, 1.0) is None, "the token is under way"
+    with pytest.raises(ValueError, match="no token is free"):
+        bucket.lease_token(1.0)
+    bucket.mark_written(lease, 0.0)
+    end_lease(bucket, lease, 1.0)
+
+    assert 11.0 == bucket.lease_if_ready(2.0, 2.0)
+    with pytest.raises(ValueError, match="no token is free"):
+        bucket.lease_token(2.0)
+    assert 11.0 == bucket.lease_token(2.0, horizon=9.0).leased_at
+
+
+def test_counted_lease_may_be_counted_again_or_cancelled() -> None:
+    """The first instant stands, and a request that was counted keeps its token for a window."""
+    bucket = AdaptiveBucket(1, 10.0)
+    lease = bucket.lease_token(0.0)
+    bucket.count_lease(lease.number, 1.0)
+    bucket.count_lease(lease.number, 5.0)
+    bucket.count_lease(lease.number + 1, 5.0)
+    bucket.cancel_lease(lease)
+
+    assert 11.0 == bucket.ready_at(6.0)
+
+
+def test_all_instants_move_with_the_clock() -> None:
+    bucket = AdaptiveBucket(3, 10.0)
+    counted, open_lease, ended = (bucket.lease_token(100.0) for _ in range(3))
+    bucket.count_lease(counted.number, 101.0)
+    bucket.mark_written(ended, 100.0)
+    end_lease(bucket, ended, 102.0)
+    bucket.shift(-90.0)
+
+    assert 10.0 == open_lease.leased_at
+    assert 11.0 == counted.counted_at
+    assert 21.0 == bucket.ready_at(12.0)
+
+
 def test_cancelled_leases_are_free_consumed_ones_wait() -> None:
     bucket = AdaptiveBucket(1, 10.0)
     bucket.cancel_lease(bucket.lease_token(0.0))

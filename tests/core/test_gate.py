@@ -330,3 +330,13 @@ def test_account_refusal_during_maintenance() -> None:
 @pytest.mark.parametrize("verdict", [Verdict.MAINTENANCE, Verdict.ACCOUNT])
 def test_closing_the_gate_changes_the_epoch(verdict: Verdict) -> None:
     assert 1 == closed_by(verdict).epoch
+
+
+@pytest.mark.parametrize("verdict", [Verdict.ACCEPTED, Verdict.MAINTENANCE])
+def test_all_instants_of_the_gate_move_with_the_clock(verdict: Verdict) -> None:
+    gate = closed_by(verdict)
+    opens_at = gate.opens_at(1.0)
+    gate.shift(100.0)
+
+    assert opens_at is not None
+    assert opens_at + 100.0 == gate.opens_at(101.0)
