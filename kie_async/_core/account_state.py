@@ -35,6 +35,9 @@ _LONGEST_GRACE = 0.3
 #: The round trip that is expected of creates that are not answered yet, in windows, and in seconds at most.
 _ROUND_TRIP = 0.03
 _LONGEST_ROUND_TRIP = 0.3
+#: The time within which the end of a lease is reported, in windows, and in seconds at most: it matters a window later.
+REPORT_WITHIN = 0.5
+LONGEST_REPORT_WITHIN = 5.0
 #: The seconds after which a worker that has said nothing does not want tokens any more, and those after which its
 #: limits do not count any more.
 WANTS_FOR = 10.0
@@ -554,6 +557,8 @@ class AccountState:
             for other, known in others.items()
             if known.served <= own.served and not known.is_late(now, grace)
         )
-        due_at = self.bucket.expected_at(now, ahead, min(_ROUND_TRIP * span, _LONGEST_ROUND_TRIP))
+        round_trip = min(_ROUND_TRIP * span, _LONGEST_ROUND_TRIP)
+        silence = min(REPORT_WITHIN * span, LONGEST_REPORT_WITHIN) + round_trip
+        due_at = self.bucket.expected_at(now, ahead, round_trip, silence)
         early = horizon / 2 if ahead else horizon  # those that are first have come by then
         return next(at for at in (due_at - early, due_at, due_at + grace, now + grace) if at > now)

@@ -165,7 +165,7 @@ class AdaptiveBucket:
         self._release_due(now)
         return self._held
 
-    def expected_at(self, now: float, ahead: int, round_trip: float) -> float:
+    def expected_at(self, now: float, ahead: int, round_trip: float, silence: float) -> float:
         """
         Return the instant at which *ahead* + 1 leases, or a probe, are expected to have begun.
 
@@ -175,11 +175,12 @@ class AdaptiveBucket:
             ahead: The number of leases before it.
 
             round_trip: The seconds that requests take.
+
+            silence: The seconds after an answer within which it is reported: without a report by then there was none.
         """
         self._release_due(now)
-        open_ends = sorted(
-            max(now, lease.leased_at) + round_trip for lease in self._leases.values() if lease.counted_at is None
-        )
+        answers = (lease.leased_at + round_trip for lease in self._leases.values() if lease.counted_at is None)
+        open_ends = sorted(at if at + silence > now else now + round_trip for at in answers)
         expected = [now]
         for excess, counted, span in (
             (self._held - self.tokens + ahead, self._counted, self.learned_window),

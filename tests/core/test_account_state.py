@@ -190,7 +190,7 @@ def test_leases_that_the_worker_does_not_know_end_unused() -> None:
 
 
 def test_lease_of_a_worker_long_forgotten_ends_unused() -> None:
-    """Leases of the only worker do not expire, and whoever shares the state later may know that one is unused."""
+    """Leases of the only worker do not expire, and a worker that shares the state later may say that one is unused."""
     state = new_state()
     view = state.exchange_alone(0.0, reports=[], wanted=3, key="")
     assert 3 == len(view.leases)
@@ -198,6 +198,15 @@ def test_lease_of_a_worker_long_forgotten_ends_unused() -> None:
 
     assert 3 == len(again.leases)
     assert again.next_at is None, "all tokens are under way"
+
+
+def test_answers_are_expected_before_they_are_reported() -> None:
+    """Creates are usually answered within 0.3 s, and reported within 5 s more: then there was no answer."""
+    state = new_state()
+    state.exchange("a", 0.0, limits=LIMITS, wanted=3)
+
+    assert 9.3 == pytest.approx(state.exchange("b", 4.0, limits=LIMITS, wanted=1).next_at)
+    assert 15.3 == pytest.approx(state.exchange("b", 6.0, limits=LIMITS, wanted=1).next_at)
 
 
 def test_report_of_an_expired_lease_still_tells_the_gate() -> None:

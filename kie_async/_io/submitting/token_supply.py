@@ -16,7 +16,15 @@ from functools import partial
 import attrs
 
 from kie_async import errors
-from kie_async._core.account_state import LEASE, AccountState, AccountView, LeaseReport, SharedLimits
+from kie_async._core.account_state import (
+    LEASE,
+    LONGEST_REPORT_WITHIN,
+    REPORT_WITHIN,
+    AccountState,
+    AccountView,
+    LeaseReport,
+    SharedLimits,
+)
 from kie_async._core.adaptive_bucket import MAX_LEASES
 from kie_async._core.job_errors import load_error
 from kie_async._core.token_buckets import Deliveries
@@ -31,9 +39,6 @@ __all__ = ["LeasedToken", "TokenSupply"]
 
 _log = logging.getLogger("kie_async")
 
-#: The time that a report may wait for the next exchange, in windows, and in seconds at most: it matters a window later.
-_REPORT_WITHIN = 0.5
-_LONGEST_REPORT_WITHIN = 5.0
 #: The intervals in seconds at which a worker renews its leases, its demand for leases, and its limits without demand.
 _RENEWAL = 4.0
 _DEMAND = 6.0
@@ -247,7 +252,7 @@ class TokenSupply:
         )
         lease_matters = token is None or token.probe or token.gate_probe or verdict is Verdict.UNSENT
         urgent = self._is_own or verdict in _URGENT or troubled or lease_matters
-        within = min(_REPORT_WITHIN * self.limits.window, _LONGEST_REPORT_WITHIN)
+        within = min(REPORT_WITHIN * self.limits.window, LONGEST_REPORT_WITHIN)
         self._report_by = min(self._report_by, now if urgent else now + within)
 
     def _end_delivery(self, token: LeasedToken, verdict: Verdict, now: float) -> None:
@@ -320,7 +325,7 @@ class TokenSupply:
             if self._hand and not self._wanted:
                 due.append(max(now, min(token.leased_at for token in self._hand) + _UNUSED) + 1e-3)
             if self._known_to_want and not self._wanted:
-                due.append(since + _REPORT_WITHIN * min(10.0, self.limits.window))
+                due.append(since + REPORT_WITHIN * min(10.0, self.limits.window))
         return max(min(due), self._retry_at)
 
     def _exchange_own(self, now: float) -> None:
