@@ -31,7 +31,7 @@ def test_each_intent_settles_once_with_one_worker() -> None:
 
 def test_each_intent_settles_once_with_two_workers() -> None:
     """Use a journal on disk; callers, callbacks and restarts reach either worker."""
-    run_state_machine_as_test(TwoWorkersMachine, settings=settings(CHECK, max_examples=examples(25)))
+    run_state_machine_as_test(TwoWorkersMachine, settings=settings(CHECK, max_examples=examples(15)))
 
 
 def _search(plant: type[JournalClient], examples: int) -> None:

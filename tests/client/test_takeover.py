@@ -179,6 +179,7 @@ async def test_wait_for_an_unsent_job_ends_if_no_worker_recovers_it(
         ended = make_worker(fake, path)
         fake.maintenance = True
         job = await ended.submit(make_request(), wait=False)
+        await anyio.sleep(1.0)  # the create that finds the maintenance has been answered
         async with make_worker(fake, path, retry=RetryPolicy(unsent_timeout=50.0)) as waiting:
             await end_worker(ended)
             began_at = anyio.current_time()

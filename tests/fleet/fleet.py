@@ -113,6 +113,11 @@ class Worker:
         return [message for message in self.messages if message["event"] == event]
 
     @property
+    def logged(self) -> list[str]:
+        """The lines of its log, from WARNING on."""
+        return [message["message"] for message in self.reported("log")]
+
+    @property
     def lives(self) -> bool:
         """True until the process has ended."""
         try:
@@ -250,7 +255,7 @@ class Fleet:
 
     def logged(self) -> list[str]:
         """Return the lines of the workers' logs, from WARNING on."""
-        return [message["message"] for worker in self.workers for message in worker.reported("log")]
+        return [line for worker in self.workers for line in worker.logged]
 
     def _start(self, options: dict[str, Any]) -> Worker:
         name = f"w{len(self.workers)}"

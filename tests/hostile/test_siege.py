@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 
 
 #: Requests to a client that requires signatures, and to one that does not.
-SIGNED = profile.scaled(quick=2500, check=7000, nightly=70_000)
-UNSIGNED = profile.scaled(quick=2500, check=3000, nightly=30_000)
+SIGNED = profile.scaled(quick=2500, check=4000, nightly=70_000)
+UNSIGNED = profile.scaled(quick=2500, check=1500, nightly=30_000)
 
 
 async def test_hostile_requests_do_no_harm_with_signatures() -> None:
