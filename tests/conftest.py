@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from pathlib import Path
+import sys
+import threading
 from typing import TYPE_CHECKING
 
 import pytest
@@ -13,7 +14,7 @@ from kie_async.testing.clock import GRACE_TURNS, VirtualLoop, pending_tasks
 from tests import profile
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterator
+    from collections.abc import AsyncIterator, Generator, Iterator
 
 profile.load_hypothesis_profile()
 
@@ -39,7 +40,6 @@ UNMEASURED_FILES = frozenset(
         "test_callback_bodies.py",
         "test_callback_warnings.py",
         "test_callbacks_fallback.py",
-        "test_callbacks_in_doubt.py",
         "test_callbacks_other_process.py",
         "test_callbacks_workers.py",
         "test_cancellation.py",
@@ -59,7 +59,6 @@ UNMEASURED_FILES = frozenset(
         "test_map_files.py",
         "test_map_price_classes.py",
         "test_map_restarts.py",
-        "test_map_shared.py",
         "test_map_stopping.py",
         "test_map_threads.py",
         "test_polling.py",
@@ -74,24 +73,31 @@ UNMEASURED_FILES = frozenset(
         "test_unwritten.py",
     }
 )
-#: Folders of which all cases are measured: elsewhere only the first case of each test is.
-MEASURED_FOLDERS = frozenset({"core", "io", "requests"})
 #: Folders whose tests share an expensive fixture: one worker runs all of them.
 GROUPED_FOLDERS = ("examples", "browser")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Leave tests out of the coverage measurement, and keep groups of tests on one worker."""
-    begun = set[tuple[Path, str]]()
+    """Keep groups of tests on one worker."""
     for item in items:
-        folders, test = item.path.parts, (item.path, item.name.partition("[")[0])
-        later_case = test in begun and MEASURED_FOLDERS.isdisjoint(folders)
-        if later_case or not UNMEASURED_FOLDERS.isdisjoint(folders) or item.path.name in UNMEASURED_FILES:
-            item.add_marker("no_cover")
-        begun.add(test)
         for folder in GROUPED_FOLDERS:
-            if folder in folders:
+            if folder in item.path.parts:
                 item.add_marker(pytest.mark.xdist_group(folder))
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object]:
+    """Leave tests out of the coverage measurement; pytest-cov's marker has no effect in the workers of pytest-xdist."""
+    trace, threads_trace = sys.gettrace(), threading.gettrace()
+    if UNMEASURED_FOLDERS.isdisjoint(item.path.parts) and item.path.name not in UNMEASURED_FILES:
+        return (yield)
+    sys.settrace(None)
+    threading.settrace(None)
+    try:
+        return (yield)
+    finally:
+        sys.settrace(trace)
+        threading.settrace(threads_trace)
 
 
 @pytest.fixture(scope="module")
