@@ -43,6 +43,7 @@ UNMEASURED_FILES = frozenset(
         "test_callbacks_other_process.py",
         "test_callbacks_workers.py",
         "test_cancellation.py",
+        "test_docs.py",
         "test_folder.py",
         "test_gateways.py",
         "test_given_up.py",
@@ -59,8 +60,10 @@ UNMEASURED_FILES = frozenset(
         "test_map_files.py",
         "test_map_price_classes.py",
         "test_map_restarts.py",
+        "test_map_shared.py",
         "test_map_stopping.py",
         "test_map_threads.py",
+        "test_named_budgets.py",
         "test_polling.py",
         "test_refusals.py",
         "test_results.py",
@@ -71,6 +74,7 @@ UNMEASURED_FILES = frozenset(
         "test_sqlite.py",
         "test_stateful_client.py",
         "test_unwritten.py",
+        "test_uploads.py",
     }
 )
 #: Folders whose tests share an expensive fixture: one worker runs all of them.

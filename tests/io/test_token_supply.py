@@ -13,7 +13,7 @@ import attrs
 import pytest
 
 from kie_async import InsufficientCreditsError, JournalError, KieError, Limits, RetryPolicy
-from kie_async._core.account_state import LEASE
+from kie_async._core.account_state import LEASE, AccountState, SharedLimits
 from kie_async._core.verdicts import Verdict
 from kie_async._io.journals.journal import AccountChange, Service
 from kie_async._io.journals.memory import MemoryJournal
@@ -213,6 +213,18 @@ async def run_all(workers: list[Worker], number: int) -> None:
     async with anyio.create_task_group() as group:
         for worker in workers:
             group.start_soon(worker.create_many, number)
+
+
+@pytest.mark.parametrize(("number", "jobs"), [(1, 23), (2, 12), (8, 10)])
+async def test_no_worker_leases_more_than_it_needs(number: int, jobs: int) -> None:
+    """A lease that begins later is not wanted again: one too many keeps its token from the others for a second."""
+    account = Account()
+    async with open_workers(account, number) as workers:
+        await run_all(workers, jobs)
+        state, limits = AccountState.load(account.text or ""), SharedLimits(LIMIT, WINDOW)
+        (lease,) = state.exchange("another", anyio.current_time() + 2000.0, limits=limits, wanted=1).leases
+
+    assert number * jobs == len(account.arrivals) == lease.number - 1
 
 
 @pytest.mark.parametrize("number", [1, 2, 8])

@@ -173,6 +173,11 @@ class TokenSupply:
         """The instant since which the rate limit has refused all requests; None if it has not."""
         return self._in_loop(None if self._view is None else self._view.refused_since)
 
+    @property
+    def _missing(self) -> int:
+        """The number of leases that are wanted besides those that it has, of which some begin later."""
+        return max(0, self._wanted - len(self._hand))
+
     def _in_loop(self, shared: float | None) -> float | None:
         return None if shared is None else shared + self._to_loop
 
@@ -317,7 +322,7 @@ class TokenSupply:
     def _due_at(self, now: float) -> float:
         """Return the instant of the next exchange."""
         due = [self._report_by]
-        if self._wanted:
+        if self._missing:
             due.append(self._next_at)
         if not self._is_own and self._view is not None:
             since = self._exchanged_at
@@ -336,9 +341,9 @@ class TokenSupply:
         journal.account_state.bucket.deliveries = self._deliveries
         reports, self._reports, self._report_by = self._reports, [], math.inf
         view = journal.account_state.exchange_alone(
-            now, reports=reports, wanted=min(self._wanted, MAX_LEASES), key=journal.service.account
+            now, reports=reports, wanted=(wanted := min(self._missing, MAX_LEASES)), key=journal.service.account
         )
-        self._adopt(AccountChange(view, now, now, now))
+        self._adopt(AccountChange(view, now, now, now), wanted)
 
     async def _exchange(self) -> None:
         """Exchange with the journal's state, and tell."""
@@ -350,6 +355,7 @@ class TokenSupply:
 
     async def _exchange_once(self, *, leave: bool = False) -> None:
         now, self._known = self._runtime.now(), True
+        wanted = min(self._missing, MAX_LEASES)
         counted = [LeaseReport(number=number, at=at) for number, at in self._deliveries.counted(now)]
         reports, self._reports, self._report_by = [*counted, *self._reports], [], math.inf
         try:
@@ -358,7 +364,7 @@ class TokenSupply:
                     self._change,
                     reports=self._shared_reports(reports),
                     held=frozenset(self._out) | {token.number for token in self._hand},
-                    wanted=min(self._wanted, MAX_LEASES),
+                    wanted=wanted,
                     leave=leave,
                 )
             )
@@ -370,7 +376,7 @@ class TokenSupply:
             self._retry_at = -math.inf
             if self._written is not None:
                 self._committed = self._written[1].changes, self._written[0]
-            self._adopt(change)
+            self._adopt(change, wanted)
 
     def _shared_reports(self, reports: Sequence[LeaseReport]) -> list[LeaseReport]:
         """Return reports with shared instants; before the first exchange they are about no lease, and count as now."""
@@ -410,8 +416,8 @@ class TokenSupply:
         self._written = (changed, state)
         return changed, state.epoch, view
 
-    def _adopt(self, change: AccountChange[AccountView]) -> None:
-        """Take over what an exchange has given."""
+    def _adopt(self, change: AccountChange[AccountView], wanted: int) -> None:
+        """Take over what an exchange has given for the leases that were wanted."""
         known, view, now = self._view, change.result, change.now
         self._view, self._exchanged_at = view, self._runtime.now()
         self._to_loop, self._to_shared = change.latest - now, now - change.earliest
@@ -429,7 +435,7 @@ class TokenSupply:
             )
             for lease in view.leases
         ]
-        self._known_to_want = max(0, self._wanted - len(view.leases))
+        self._known_to_want = max(0, wanted - len(view.leases))
         # None: all that were wanted were given, or, in the own state, answers must come first.
         unknown = math.inf if self._is_own else -math.inf
         self._next_at = unknown if view.next_at is None else view.next_at + self._to_loop
