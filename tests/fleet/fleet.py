@@ -7,7 +7,7 @@ import signal
 import time
 from collections import Counter
 from collections.abc import AsyncGenerator, Callable, Collection
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from multiprocessing import Pipe
 from multiprocessing.context import ForkServerProcess
 from pathlib import Path
@@ -128,7 +128,8 @@ class Worker:
     async def close(self) -> None:
         """Kill the process if it has not ended."""
         if self.lives:
-            self.signal(signal.SIGKILL)
+            with suppress(ProcessLookupError):  # it has ended just now
+                self.signal(signal.SIGKILL)
             await wait(self.process)
         self.link.close()
 

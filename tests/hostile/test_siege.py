@@ -1,4 +1,4 @@
-"""Hostile requests against both adapters of a client with jobs in every state: 10,000, and 100,000 in a nightly run."""
+"""Hostile requests against both adapters of a client with jobs in every state: thousands, 100,000 in a nightly run."""
 
 from __future__ import annotations
 
