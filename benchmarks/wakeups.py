@@ -34,7 +34,7 @@ async def measure(journal: str) -> list[list[float]]:
     """Return the samples in ms of the process that submitted, and of the one that waits by id."""
     port = free_port()
     rng = Random(7)
-    limits = Limits(creates=1000)
+    limits = Limits(creates=1000, polls_per_second=10.0)
 
     def duration(_model: str, _rng: Random) -> float:
         return 5.0 + rng.uniform(0.0, JOBS * BETWEEN)
