@@ -421,9 +421,10 @@ class TokenSupply:
         known, view, now = self._view, change.result, change.now
         self._view, self._exchanged_at = view, self._runtime.now()
         self._to_loop, self._to_shared = change.latest - now, now - change.earliest
-        good_from = change.earliest
-        for token in (*self._hand, *self._out.values()):
-            token.usable_until = max(good_from, token.leased_at) + LEASE
+        good_from = math.inf if self._is_own else change.earliest  # the own leases do not expire
+        if not self._is_own:
+            for token in (*self._hand, *self._out.values()):
+                token.usable_until = max(good_from, token.leased_at) + LEASE
         self._hand += [
             LeasedToken(
                 number=lease.number,
