@@ -92,7 +92,8 @@ def shared_folder() -> Path:
 def free_port() -> int:
     """Return a port that nothing uses."""
     while True:
-        port = random.choice(_PORTS)
+        # Tests seed the module's own generator, and processes with one seed would all choose one port.
+        port = random.SystemRandom().choice(_PORTS)
         with socket.socket() as sock, suppress(OSError):
             sock.bind((_HOST, port))
             return port
@@ -170,8 +171,8 @@ class PostgresServer:
         return f"postgresql://{credentials}@{_HOST}:{self.port}/{database}"
 
     def connect(self, database: str = "postgres") -> psycopg.Connection[tuple[Any, ...]]:
-        """Connect as superuser, with autocommit."""
-        return psycopg.connect(self.dsn(database, user="postgres"), autocommit=True)
+        """Connect as superuser by the server's socket, which no other server has; with autocommit."""
+        return psycopg.connect(self.dsn(database, user="postgres", by_socket=True), autocommit=True)
 
     def execute(self, query: str, *parameters: object, database: str = DATABASE) -> list[tuple[Any, ...]]:
         """Execute a statement as superuser, and return its rows."""
