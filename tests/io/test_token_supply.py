@@ -240,6 +240,23 @@ async def test_workers_use_the_limit_together_and_in_turn(number: int) -> None:
     assert account.changes <= 1.5 * 400, "two statements each"
 
 
+async def test_creates_whose_reports_a_crash_has_lost_still_count() -> None:
+    """The first worker back restores what it knew, in which the leases of the other have not ended."""
+    account = Account()
+    async with open_workers(account, 2) as (first, second):
+        await first.create_many(1)
+        await anyio.sleep(1.0)
+        await second.create_many(19)
+        await anyio.sleep(7.0)  # both have reported, the second one last
+        account.text = None
+        async with anyio.create_task_group() as group:
+            group.start_soon(first.create_many, 1)
+            await anyio.sleep(0.1)
+            group.start_soon(second.create_many, 10)
+
+    assert [] == account.refused
+
+
 async def test_free_tokens_are_used_at_once_by_the_only_one_who_wants_them() -> None:
     account = Account()
     async with open_workers(account, 2) as (first, second):

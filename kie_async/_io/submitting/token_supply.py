@@ -128,6 +128,10 @@ class TokenSupply:
         self._out: dict[int, LeasedToken] = {}
         self._deliveries = Deliveries()
         self._reports: list[LeaseReport] = []
+        #: The reports that were committed last, by the leases' numbers: a database that crashes forgets some of them.
+        self._reported: dict[int, LeaseReport] = {}
+        #: The leases that the account's state has lost; written in the journal's thread.
+        self._lost: Collection[int] = ()
         self._report_by = math.inf
         self._wanted = 0
         #: The number of leases that the account's state knows to be wanted.
@@ -358,11 +362,12 @@ class TokenSupply:
         wanted = min(self._missing, MAX_LEASES)
         counted = [LeaseReport(number=number, at=at) for number, at in self._deliveries.counted(now)]
         reports, self._reports, self._report_by = [*counted, *self._reports], [], math.inf
+        shared = self._shared_reports(reports)
         try:
             change = await self._journal.change_account(
                 partial(
                     self._change,
-                    reports=self._shared_reports(reports),
+                    reports=shared,
                     held=frozenset(self._out) | {token.number for token in self._hand},
                     wanted=wanted,
                     leave=leave,
@@ -376,7 +381,14 @@ class TokenSupply:
             self._retry_at = -math.inf
             if self._written is not None:
                 self._committed = self._written[1].changes, self._written[0]
+            self._remember(shared)
             self._adopt(change, wanted)
+
+    def _remember(self, reports: Sequence[LeaseReport]) -> None:
+        """Remember the reports of leases that have ended, as many as there can be open leases, and some more."""
+        self._reported |= {one.number: one for one in reports if one.number is not None and one.verdict is not None}
+        while len(self._reported) > 4 * MAX_LEASES:
+            del self._reported[next(iter(self._reported))]
 
     def _shared_reports(self, reports: Sequence[LeaseReport]) -> list[LeaseReport]:
         """Return reports with shared instants; before the first exchange they are about no lease, and count as now."""
@@ -400,18 +412,22 @@ class TokenSupply:
         else:
             state = AccountState.latest(text, self._committed) or AccountState(self._limits)
         self._written = None  # until it is whole again
+        worker, told = self._journal.worker, {report.number for report in reports}
+        # Without this, a lease whose report was lost would end unused, although its create was sent.
+        unknown = {lease.number for lease in state.bucket.leases if lease.worker == worker} - {*held, *told}
         view = state.exchange(
-            self._journal.worker,
+            worker,
             now,
             limits=self._limits,
-            reports=reports,
+            reports=[*(self._reported[number] for number in unknown & self._reported.keys()), *reports],
             held=held,
             wanted=wanted,
             spare=_SPARE if wanted else 0,
             key=self._journal.service.account,
         )
+        self._lost = {*held} - {lease.number for lease in state.bucket.leases if lease.worker == worker}
         if leave:
-            state.leave(self._journal.worker)
+            state.leave(worker)
         changed = state.dump()
         self._written = (changed, state)
         return changed, state.epoch, view
@@ -425,6 +441,7 @@ class TokenSupply:
         if not self._is_own:
             for token in (*self._hand, *self._out.values()):
                 token.usable_until = max(good_from, token.leased_at) + LEASE
+            self._hand = [token for token in self._hand if token.number not in self._lost]
         self._hand += [
             LeasedToken(
                 number=lease.number,
@@ -436,6 +453,8 @@ class TokenSupply:
             )
             for lease in view.leases
         ]
+        for lease in view.leases:
+            self._reported.pop(lease.number, None)  # a database that has gone back gives numbers again
         self._known_to_want = max(0, wanted - len(view.leases))
         # None: all that were wanted were given, or, in the own state, answers must come first.
         unknown = math.inf if self._is_own else -math.inf
