@@ -296,7 +296,7 @@ class AccountState:
         own = self._find_worker(worker, now, limits, wanted)
         stricter = self._configure(worker)
         for report in reports:
-            self._apply(report if report.at <= now else attrs.evolve(report, at=now))
+            self._apply(report if report.at <= now else attrs.evolve(report, at=now), worker)
         self._expire(now)
         for lease in self.bucket.leases:
             if lease.worker != worker:
@@ -317,7 +317,7 @@ class AccountState:
         """
         self._keep_time(now)
         for report in reports:
-            self._apply(report)
+            self._apply(report, "")
         leases, next_at = list[TokenLease](), None
         while len(leases) < wanted:
             gate_at = self._opens_at(now, key)
@@ -429,16 +429,15 @@ class AccountState:
             if lease.expires_at <= now:
                 self._end_lease(lease, LeaseReport(number=lease.number, at=lease.expires_at, verdict=Verdict.IN_DOUBT))
 
-    def _apply(self, report: LeaseReport) -> None:
-        if report.number is None:
-            self._judge(report, admitted_at=report.at, probe=False)
-            return
-        lease = self.bucket.find_lease(report.number)
-        if report.verdict is None:
-            self.bucket.count_lease(report.number, report.at)
-        elif lease is not None:
-            self._end_lease(lease, report)
-        else:  # it has expired, and its request was counted
+    def _apply(self, report: LeaseReport, worker: str) -> None:
+        lease = None if report.number is None else self.bucket.find_lease(report.number)
+        # A database that has gone back gives numbers again: the lease may be another worker's.
+        if lease is not None and lease.worker == worker:
+            if report.verdict is None:
+                self.bucket.count_lease(lease.number, report.at)
+            else:
+                self._end_lease(lease, report)
+        elif report.verdict is not None:  # without a lease, or it has expired, and its request was counted
             self._judge(report, admitted_at=report.at, probe=False)
 
     def _end_lease(self, lease: TokenLease, report: LeaseReport) -> None:

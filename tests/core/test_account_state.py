@@ -200,6 +200,20 @@ def test_lease_of_a_worker_long_forgotten_ends_unused() -> None:
     assert again.next_at is None, "all tokens are under way"
 
 
+def test_report_ends_no_lease_of_another_worker() -> None:
+    """After a crash of the database, the number of a lease that it has lost is given again."""
+    state = new_state()
+    lost = state.exchange("a", 0.0, limits=LIMITS, wanted=1)
+    restored = new_state()
+    restored.exchange("b", 1.0, limits=LIMITS, wanted=1)
+    for verdict in (V.UNSENT, None):
+        restored.exchange("a", 1.1, limits=LIMITS, reports=[LeaseReport(number=1, at=1.1, verdict=verdict)], held=[])
+
+    assert 1 == lost.leases[0].number
+    assert (1, 3) == figures(restored, 1.2)
+    assert [1] == [lease.number for lease in restored.bucket.leases if lease.counted_at is None]
+
+
 def test_answers_are_expected_before_they_are_reported() -> None:
     """Creates are usually answered within 0.3 s, and reported within 5 s more: then there was no answer."""
     state = new_state()
