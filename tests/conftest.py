@@ -43,7 +43,6 @@ UNMEASURED_FILES = frozenset(
         "test_callbacks_other_process.py",
         "test_callbacks_workers.py",
         "test_cancellation.py",
-        "test_docs.py",
         "test_folder.py",
         "test_gateways.py",
         "test_given_up.py",
@@ -60,10 +59,8 @@ UNMEASURED_FILES = frozenset(
         "test_map_files.py",
         "test_map_price_classes.py",
         "test_map_restarts.py",
-        "test_map_shared.py",
         "test_map_stopping.py",
         "test_map_threads.py",
-        "test_named_budgets.py",
         "test_polling.py",
         "test_refusals.py",
         "test_results.py",
@@ -74,7 +71,6 @@ UNMEASURED_FILES = frozenset(
         "test_sqlite.py",
         "test_stateful_client.py",
         "test_unwritten.py",
-        "test_uploads.py",
     }
 )
 #: Folders whose tests share an expensive fixture: one worker runs all of them.
