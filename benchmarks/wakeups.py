@@ -34,6 +34,7 @@ async def measure(journal: str) -> list[list[float]]:
     """Return the samples in ms of the process that submitted, and of the one that waits by id."""
     port = free_port()
     rng = Random(7)
+    # At the default rate, the confirmations of callbacks that come in clusters wait for each other.
     limits = Limits(creates=1000, polls_per_second=10.0)
 
     def duration(_model: str, _rng: Random) -> float:

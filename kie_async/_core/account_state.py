@@ -21,7 +21,7 @@ from kie_async._core.token_buckets import TokenLease
 from kie_async._core.verdicts import Verdict
 from kie_async.statistics import AccountInfo
 
-__all__ = ["LEASE", "AccountState", "AccountView", "LeaseReport", "SharedLimits"]
+__all__ = ["LEASE", "AccountState", "AccountView", "LeaseReport", "SharedLimits", "report_within"]
 
 #: The seconds for which a token lease is good without word from its worker; a second more, and the request counts.
 LEASE = 8.0
@@ -36,8 +36,8 @@ _LONGEST_GRACE = 0.3
 _ROUND_TRIP = 0.03
 _LONGEST_ROUND_TRIP = 0.3
 #: The time within which the end of a lease is reported, in windows, and in seconds at most: it matters a window later.
-REPORT_WITHIN = 0.5
-LONGEST_REPORT_WITHIN = 5.0
+_REPORT_WITHIN = 0.5
+_LONGEST_REPORT_WITHIN = 5.0
 #: The seconds after which a worker that has said nothing does not want tokens any more, and those after which its
 #: limits do not count any more.
 WANTS_FOR = 10.0
@@ -52,6 +52,11 @@ _KEY_VERDICTS: Mapping[Verdict, Verdict] = dict.fromkeys(
 _MISSED = 1000
 #: The first field of the text.
 _FORMAT = 1
+
+
+def report_within(window: float) -> float:
+    """Return the seconds within which the end of a lease is reported."""
+    return min(_REPORT_WITHIN * window, _LONGEST_REPORT_WITHIN)
 
 
 class SharedLimits(NamedTuple):
@@ -365,6 +370,10 @@ class AccountState:
             state.changes += _MISSED
         return state
 
+    def leases_of(self, worker: str) -> set[int]:
+        """Return the numbers of a worker's leases."""
+        return {lease.number for lease in self.bucket.leases if lease.worker == worker}
+
     def leave(self, worker: str) -> None:
         """Forget a worker that ends."""
         self._workers.pop(worker, None)
@@ -557,7 +566,6 @@ class AccountState:
             if known.served <= own.served and not known.is_late(now, grace)
         )
         round_trip = min(_ROUND_TRIP * span, _LONGEST_ROUND_TRIP)
-        silence = min(REPORT_WITHIN * span, LONGEST_REPORT_WITHIN) + round_trip
-        due_at = self.bucket.expected_at(now, ahead, round_trip, silence)
+        due_at = self.bucket.expected_at(now, ahead, round_trip, report_within(span) + round_trip)
         early = horizon / 2 if ahead else horizon  # those that are first have come by then
         return next(at for at in (due_at - early, due_at, due_at + grace, now + grace) if at > now)

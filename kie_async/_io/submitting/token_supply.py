@@ -16,15 +16,7 @@ from functools import partial
 import attrs
 
 from kie_async import errors
-from kie_async._core.account_state import (
-    LEASE,
-    LONGEST_REPORT_WITHIN,
-    REPORT_WITHIN,
-    AccountState,
-    AccountView,
-    LeaseReport,
-    SharedLimits,
-)
+from kie_async._core.account_state import LEASE, AccountState, AccountView, LeaseReport, SharedLimits, report_within
 from kie_async._core.adaptive_bucket import MAX_LEASES
 from kie_async._core.job_errors import load_error
 from kie_async._core.token_buckets import Deliveries
@@ -180,7 +172,7 @@ class TokenSupply:
     @property
     def _missing(self) -> int:
         """The number of leases that are wanted besides those that it has, of which some begin later."""
-        return max(0, self._wanted - len(self._hand))
+        return min(max(0, self._wanted - len(self._hand)), MAX_LEASES)
 
     def _in_loop(self, shared: float | None) -> float | None:
         return None if shared is None else shared + self._to_loop
@@ -261,8 +253,7 @@ class TokenSupply:
         )
         lease_matters = token is None or token.probe or token.gate_probe or verdict is Verdict.UNSENT
         urgent = self._is_own or verdict in _URGENT or troubled or lease_matters
-        within = min(REPORT_WITHIN * self.limits.window, LONGEST_REPORT_WITHIN)
-        self._report_by = min(self._report_by, now if urgent else now + within)
+        self._report_by = min(self._report_by, now if urgent else now + report_within(self.limits.window))
 
     def _end_delivery(self, token: LeasedToken, verdict: Verdict, now: float) -> None:
         if verdict in (Verdict.UNSENT, Verdict.IN_DOUBT):
@@ -334,7 +325,7 @@ class TokenSupply:
             if self._hand and not self._wanted:
                 due.append(max(now, min(token.leased_at for token in self._hand) + _UNUSED) + 1e-3)
             if self._known_to_want and not self._wanted:
-                due.append(since + REPORT_WITHIN * min(10.0, self.limits.window))
+                due.append(since + report_within(self.limits.window))
         return max(min(due), self._retry_at)
 
     def _exchange_own(self, now: float) -> None:
@@ -344,9 +335,8 @@ class TokenSupply:
             journal.account_state = AccountState(self._limits)
         journal.account_state.bucket.deliveries = self._deliveries
         reports, self._reports, self._report_by = self._reports, [], math.inf
-        view = journal.account_state.exchange_alone(
-            now, reports=reports, wanted=(wanted := min(self._missing, MAX_LEASES)), key=journal.service.account
-        )
+        wanted, key = self._missing, journal.service.account
+        view = journal.account_state.exchange_alone(now, reports=reports, wanted=wanted, key=key)
         self._adopt(AccountChange(view, now, now, now), wanted)
 
     async def _exchange(self) -> None:
@@ -359,7 +349,7 @@ class TokenSupply:
 
     async def _exchange_once(self, *, leave: bool = False) -> None:
         now, self._known = self._runtime.now(), True
-        wanted = min(self._missing, MAX_LEASES)
+        wanted = self._missing
         counted = [LeaseReport(number=number, at=at) for number, at in self._deliveries.counted(now)]
         reports, self._reports, self._report_by = [*counted, *self._reports], [], math.inf
         shared = self._shared_reports(reports)
@@ -414,7 +404,7 @@ class TokenSupply:
         self._written = None  # until it is whole again
         worker, told = self._journal.worker, {report.number for report in reports}
         # Without this, a lease whose report was lost would end unused, although its create was sent.
-        unknown = {lease.number for lease in state.bucket.leases if lease.worker == worker} - {*held, *told}
+        unknown = state.leases_of(worker) - {*held, *told}
         view = state.exchange(
             worker,
             now,
@@ -425,7 +415,7 @@ class TokenSupply:
             spare=_SPARE if wanted else 0,
             key=self._journal.service.account,
         )
-        self._lost = {*held} - {lease.number for lease in state.bucket.leases if lease.worker == worker}
+        self._lost = {*held} - state.leases_of(worker)
         if leave:
             state.leave(worker)
         changed = state.dump()
