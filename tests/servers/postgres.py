@@ -186,8 +186,10 @@ class PostgresServer:
             file.writelines(f"{name} = {value}\n" for name, value in settings.items())
 
     def reload(self) -> None:
-        """Let the server read its configuration again."""
+        """Let the server read its configuration again, and wait until new connections have it."""
+        ((loaded_at,),) = self.execute("SELECT pg_conf_load_time()", database="postgres")
         self.execute("SELECT pg_reload_conf()", database="postgres")
+        self.wait_for_rows(f"SELECT 1 WHERE pg_conf_load_time() > '{loaded_at.isoformat()}'")
 
     def start(self) -> None:
         """Start the server, and wait until it answers."""
