@@ -9,7 +9,7 @@ import anyio.to_thread
 
 from kie_async._io.journals.journal import WorkerReport
 from kie_async._io.journals.postgres import PostgresStore
-from tests.servers.postgres import PostgresServer
+from tests.simulation.postgres_model import ModelServer
 
 __all__ = ["Clock", "in_thread"]
 
@@ -20,19 +20,24 @@ async def in_thread(call: Callable[..., Any], *args: Any, **options: Any) -> Any
 
 
 class Clock:
-    """The clock of a server that is empty at first."""
+    """
+    The clock of a server.
 
-    def __init__(self, server: PostgresServer) -> None:
-        server.reset()
-        server.step_clock(0.0)
-        self.dsn = server.dsn()
-        self._server = server
+    Args:
+        server: Where ``open_postgres`` opens its journal.
+
+        set_clock: Sets the server's clock to so many seconds after the present time.
+    """
+
+    def __init__(self, server: str | ModelServer, set_clock: Callable[[float], object]) -> None:
+        self.dsn: Any = server
+        self._set_clock = set_clock
         self._now = 0.0
 
     def step(self, seconds: float) -> None:
         """Step it."""
         self._now += seconds
-        self._server.step_clock(self._now)
+        self._set_clock(self._now)
 
     async def pass_time(self, seconds: float, *journals: PostgresStore) -> None:
         """Let time pass, in which workers have their heartbeats."""

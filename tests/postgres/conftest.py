@@ -29,4 +29,6 @@ def clocked_server() -> Iterator[PostgresServer]:
 @pytest.fixture
 def clock(clocked_server: PostgresServer) -> Clock:
     """Return the clock of an empty server."""
-    return Clock(clocked_server)
+    clocked_server.reset()
+    clocked_server.step_clock(0.0)
+    return Clock(clocked_server.dsn(), clocked_server.step_clock)

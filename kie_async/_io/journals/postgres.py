@@ -94,6 +94,8 @@ class PostgresStore:
     ask_interval: float = 1.0
     #: The interval in seconds between two checks of the connection while it waits for notifications.
     ping_interval: float = 2.0
+    #: Opens a connection.
+    _connect: Callable[..., psycopg.Connection[tuple[Any, ...]]] = staticmethod(psycopg.connect)
 
     def __init__(
         self,
@@ -137,6 +139,7 @@ class PostgresStore:
             news=self._news,
             enter=self._heartbeat(None),
             restoration=self._restoration,
+            connect=self._connect,
         )
         writer = Writer[PostgresSession](self._schema, restoration=self._restoration, disconnected=session.close)
         commits = GroupCommit(

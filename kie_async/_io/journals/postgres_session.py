@@ -134,6 +134,8 @@ class PostgresSession:
         enter: Makes the query that writes this worker's row, with its latest figures.
 
         restoration: What the journal has acknowledged.
+
+        connect: Opens a connection; see ``psycopg.connect``.
     """
 
     def __init__(
@@ -145,8 +147,10 @@ class PostgresSession:
         news: News,
         enter: Callable[[], Query[object]],
         restoration: Restoration,
+        connect: Callable[..., _Connection],
     ) -> None:
         self.enter = enter
+        self._open_connection = connect
         self._restoration = restoration
         #: The id that the journal got when it was made.
         self.journal_id = ""
@@ -240,11 +244,8 @@ class PostgresSession:
 
     def _connect(self) -> _Connection:
         try:
-            return psycopg.connect(
-                **{**_DEFAULTS, **conninfo_to_dict(self._dsn())},  # type: ignore[arg-type]  # names of its settings
-                autocommit=True,
-                prepare_threshold=None,
-            )
+            settings = {**_DEFAULTS, **conninfo_to_dict(self._dsn())}
+            return self._open_connection(**settings, autocommit=True, prepare_threshold=None)
         except psycopg.Error as error:
             reason = _reason(error)  # names host, port, user and database, but not the password
         # Raised here, so that it refers to no frame that has the password.
