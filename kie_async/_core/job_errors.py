@@ -175,7 +175,7 @@ def load_error(text: str | None, *, job_id: str, task_id: str | None = None) -> 
     """
     try:
         parts = json.loads(text or "null")
-    except ValueError:
+    except (ValueError, RecursionError):
         parts = None
     name, message, code, quote = parts if isinstance(parts, list) and len(parts) == _PARTS else (None, None, None, "")
     if not isinstance(name, str) or not isinstance(message, str):

@@ -194,7 +194,8 @@ def _csv_problem(error: str) -> Problem:
         return Problem("row", 'a " that is never closed', 'a " at both ends of a cell, and "" within')
     if error.startswith("new-line character"):
         return Problem("row", "a line that ends in CR alone", "lines that end in LF or CRLF")
-    return Problem("row", f"invalid CSV ({error})", 'cells in which " is written ""')
+    shown_error = error.replace("\t", "\\t")  # the delimiter
+    return Problem("row", f"invalid CSV ({shown_error})", 'cells in which " is written ""')
 
 
 def _csv_row(line: int, columns: list[str | None], cells: list[str]) -> TableRow:

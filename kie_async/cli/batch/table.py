@@ -150,12 +150,12 @@ class Table:
                     problems = [problem for problem in found if problem.field not in reading.missing_columns]
                     key = row.cells.get(KEY, "")
                     input_hash = ""
-                    if with_keys and not problems:
+                    if with_keys and not found:
                         images = {field: _hash_image(source) for field, source in request.images().items()}
                         input_hash = fingerprint(request.model, request.input(images), images)
                         key = key or default_keys.next_key(input_hash)
                     problems += _key_problems(key, seen_keys)
-                    if not problems and check_row is not None:
+                    if not found and not problems and check_row is not None:
                         problems += check_row(request, str(key), input_hash)
                 valid, invalid = valid + (not problems), invalid + bool(problems)
                 yield from (TableProblem(str(self.path), row.line, problem) for problem in problems)

@@ -343,6 +343,26 @@ def test_key_equal_to_a_default_key_is_refused(folder: Path) -> None:
     assert [(3, "key")] == [(problem.line, problem.problem.field) for problem in shots.check(with_keys=True)]
 
 
+@pytest.mark.parametrize("with_keys", [False, True])
+def test_missing_image_column_is_the_only_problem(folder: Path, with_keys: bool) -> None:  # noqa: FBT001 (a parameter of the test)
+    """Its rows have no image to hash, and are not valid."""
+    shots = make_table(folder, "shots.csv", "prompt\nGo\nStop\n")
+
+    def check_row(*_: object) -> list[Problem]:
+        raise AssertionError
+
+    assert [(1, "image")] == [
+        (problem.line, problem.problem.field) for problem in shots.check(check_row, with_keys=with_keys)
+    ]
+
+
+def test_tab_in_a_message_is_escaped(folder: Path) -> None:
+    [found] = make_table(folder, "shots.tsv", '"image"x\tprompt\n').check()
+
+    assert "expected after" in str(found)
+    assert str(found).isprintable()
+
+
 def test_empty_rows_and_hidden_files_are_skipped(folder: Path) -> None:
     """Spreadsheets and desktops leave them behind."""
     shots = make_table(folder, "shots.csv", "\ufeffimage;prompt\r\ncat.jpg;Go\r\n;\r\n\r\n;\r\n")
