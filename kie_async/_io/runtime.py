@@ -1,8 +1,9 @@
 """
 ``Runtime``, the clocks, randomness and ids of an engine, ``Supervisor``, the owner of its tasks, and ``OwnThread``.
 
-The event loop provides clocks and randomness if it has ``wall_time`` and ``random``, as the loop of ``virtual_time``
-does, so that a run in virtual time can be repeated exactly. Everything else goes by ``loop.time()``.
+The event loop provides clocks and randomness if it has ``wall_time`` and ``random``, and ``boot_time`` for a clock that
+is never set, as loops in virtual time do, so that a run there can be repeated exactly. Everything else goes by
+``loop.time()``.
 """
 
 from __future__ import annotations
@@ -61,7 +62,7 @@ class Runtime:
         #: Return the instant now, by the loop's clock.
         self.now: Callable[[], float] = loop.time
         #: Return the seconds of a clock that all processes of the host share, and which is never set.
-        self.shared: Callable[[], float] = getattr(loop, "wall_time", _since_boot)
+        self.shared: Callable[[], float] = getattr(loop, "boot_time", getattr(loop, "wall_time", _since_boot))
 
     def new_id(self) -> str:
         """Return a new job id: ``kj_`` and 128 random bits in hex."""

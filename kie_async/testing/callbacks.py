@@ -88,6 +88,8 @@ class CallbackSender:
         retry_delay: Seconds between a failed attempt and the next.
 
         hosts: The allowed hosts besides this machine.
+
+        open_session: Opens the session that posts the callbacks.
     """
 
     truth: Truth
@@ -97,6 +99,7 @@ class CallbackSender:
     delay: float
     retry_delay: float
     hosts: Collection[str]
+    open_session: Callable[..., aiohttp.ClientSession] = aiohttp.ClientSession
     _queue: list[_ScheduledCallback] = attrs.field(factory=list, init=False)
     _sent_early: set[str] = attrs.field(factory=set, init=False)
     _numbers: count[int] = attrs.field(factory=count, init=False)
@@ -126,7 +129,7 @@ class CallbackSender:
         timeout = aiohttp.ClientTimeout(total=RECEIVER_TIMEOUT, ceil_threshold=2 * RECEIVER_TIMEOUT)
         cookies = aiohttp.DummyCookieJar()
         async with (
-            aiohttp.ClientSession(timeout=timeout, cookie_jar=cookies) as session,
+            self.open_session(timeout=timeout, cookie_jar=cookies) as session,
             anyio.create_task_group() as group,
         ):
             while True:

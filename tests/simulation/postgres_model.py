@@ -480,7 +480,7 @@ class ModelStore(PostgresStore):
         if self._host.connection is not None:
             self._host.connection.end()
         if self._commits is not None:
-            self._commits._writer.shutdown()  # noqa: SLF001  (a thread that is killed has no interface)
+            self._commits._writer.shutdown()
 
     def wake(self) -> None:
         """Let the event loop hear the connection, in whichever thread that has become readable."""

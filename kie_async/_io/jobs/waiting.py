@@ -152,7 +152,7 @@ class Waiting:
                 while reader:
                     yield reader.popleft()
                 try:
-                    done = self.results.result(job, include_stalled=True)
+                    done = self.results.result(job, include_stalled=False)
                 except errors.TaskFailedError:
                     return
                 if done is not None:

@@ -1,0 +1,179 @@
+"""
+The rules that must hold at the end of a simulation, read from the service's record and from the journal.
+
+What the clients believe counts only where callers were told of it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import re
+from collections import Counter, defaultdict
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import attrs
+
+from kie_async import Statistics
+from kie_async._core.lifecycle import ENDED, Intent
+from kie_async.states import JobState
+from tests.client.canaries import find_canaries
+from tests.simulation.calls import BUDGETS, PRICE
+
+if TYPE_CHECKING:
+    from kie_async.testing.tasks import FakeTask
+    from tests.simulation.world import Process, World
+
+__all__ = ["check_clients", "check_world"]
+
+S = JobState
+_JOB_ID = re.compile("kj_[0-9a-f]{32}")
+#: The states of a job whose task may be unknown: its caller was told that it is in doubt, or decides.
+_DOUBTFUL = frozenset({S.UNRESOLVED, S.ABANDONED, S.IN_DOUBT, S.SENDING})
+_FINAL = ENDED | {S.UNRESOLVED, S.STALLED}
+#: The seconds in which what works for a moment has to end.
+_SETTLING = 20
+
+
+async def check_clients(world: World) -> None:
+    """Check that nothing is left at the clients: no job, slot, token, waiter or task."""
+    if any(row.state is S.STALLED for row in await world.rows()):
+        return  # it is polled on
+    for process in world.processes.values():
+        left = _left(process)
+        for _ in range(_SETTLING):  # a heartbeat, or a question for changes, may be at work
+            if left == Statistics():
+                break
+            await asyncio.sleep(1.0)
+            left = _left(process)
+        else:
+            world.violations.append(f"{process.name} has something left: {left}")
+
+
+def _left(process: Process) -> Statistics:
+    left = attrs.evolve(process.kie.statistics(), polls=0, callbacks=0, confirmations=0, duplicate_records=0)
+    return attrs.evolve(left, other_workers=0, in_flight_elsewhere=0)
+
+
+def check_world(world: World, rows: Sequence[Intent]) -> None:
+    """Check everything else."""
+    _check_tasks(world, rows)
+    _check_rows(world, rows)
+    _check_told(world)
+    _check_limit(world)
+    _check_budgets(world, rows)
+    _check_leftovers(world)
+    _check_secrets(world)
+
+
+def _check_tasks(world: World, rows: Sequence[Intent]) -> None:
+    """Check that each paid task is known, and that no intent was paid twice."""
+    by_id = {**world.forgotten, **{row.id: row for row in rows}}
+    named = {task_id: one for one in by_id.values() for task_id in (one.task_id, *one.duplicate_task_ids) if task_id}
+    by_prompt: defaultdict[str, list[Intent]] = defaultdict(list)
+    for one in by_id.values():
+        if one.input:
+            by_prompt[str(json.loads(one.input).get("prompt"))].append(one)
+    tasks: Counter[str] = Counter()
+    for task in world.fake.truth.created:
+        row: Intent | None = named.get(task.task_id) or _row_of(task, by_id, by_prompt)
+        if row is None:
+            world.violations.append(f"a paid task is not in the journal: {task.task_id} of {task.created_at:.1f}")
+            continue
+        tasks[row.id] += 1
+        known = task.task_id in (row.task_id, *row.duplicate_task_ids)
+        if not (known or row.ambiguous_attempts or row.state in _DOUBTFUL or world.resubmitted[row.id]):
+            world.violations.append(f"a paid task is not known: {task.task_id}, {_show(row)}")
+    for job_id, number in tasks.items():
+        paid = by_id[job_id]
+        if number > 1 + paid.ambiguous_attempts + world.resubmitted[job_id]:
+            world.violations.append(f"{number} tasks were paid for {_show(paid)}")
+
+
+def _row_of(task: FakeTask, by_id: dict[str, Intent], by_prompt: dict[str, list[Intent]]) -> Intent | None:
+    found = _JOB_ID.search(task.callback_url or "")
+    if found is not None:
+        return by_id.get(found[0])
+    rows = by_prompt.get(str(task.input.get("prompt")), [])
+    doubtful = [row for row in rows if row.ambiguous_attempts or row.state in _DOUBTFUL]
+    return next(iter(doubtful or rows), None)
+
+
+def _check_rows(world: World, rows: Sequence[Intent]) -> None:
+    """Check that each row has ended, and agrees with the service."""
+    for row in rows:
+        if row.state not in _FINAL:
+            world.violations.append(f"a row has not ended: {_show(row)}")
+        task = world.fake.truth.tasks.get(row.task_id or "")
+        if row.state in (S.SUCCEEDED, S.FAILED) and (
+            task is None or task.state(world.scheduler.now) != ("fail" if row.state is S.FAILED else "success")
+        ):
+            world.violations.append(f"a row does not agree with its task: {_show(row)}")
+        if task is not None and task.callback_url and row.id not in task.callback_url:
+            world.violations.append(f"a row has the task of another job: {_show(row)} {task.callback_url}")
+
+
+def _check_told(world: World) -> None:
+    """Check that callers were told the truth, all the same, and in time."""
+    told: defaultdict[str, set[tuple[str, str]]] = defaultdict(set)
+    for call in world.calls:
+        if call.ended is None and call in world._living_calls():
+            world.violations.append(f"a call has not ended: {call.step}")
+        for at, job_id, task_id, state in call.told:
+            told[job_id].add((task_id, state))
+            task = world.fake.truth.tasks.get(task_id)
+            if task is None or task.state(at) != state:
+                world.violations.append(f"{call.step.call} was told that {task_id} is {state}")
+    for job_id, ends in told.items():
+        if len(ends) > 1 and not world.resubmitted[job_id]:
+            world.violations.append(f"callers of {job_id} were told different ends: {sorted(ends)}")
+
+
+def _check_limit(world: World) -> None:
+    plan, truth = world.plan, world.fake.truth
+    busiest = truth.busiest_window(10.0, accepted=False)
+    if busiest > plan.creates and not world.may_exceed_limit:
+        world.violations.append(f"{busiest} creates arrived within 10 s, {plan.creates} are allowed")
+
+
+def _check_budgets(world: World, rows: Sequence[Intent]) -> None:
+    ids: defaultdict[str, set[str]] = defaultdict(set)
+    for row in (*world.forgotten.values(), *rows):
+        if row.budget is not None:
+            ids[row.budget].add(row.id)
+    for name, jobs in ids.items():
+        tasks = [task for task in world.fake.truth.created if _of(task, jobs)]
+        cost = sum(task.credits(world.scheduler.now) for task in tasks)
+        if cost > BUDGETS[name] + PRICE and not any(world.resubmitted[job] for job in jobs):
+            world.violations.append(f"budget {name}: {cost:g} credits were paid, {BUDGETS[name]:g} are allowed")
+
+
+def _of(task: FakeTask, jobs: set[str]) -> bool:
+    found = _JOB_ID.search(task.callback_url or "")
+    return found is not None and found[0] in jobs
+
+
+def _check_leftovers(world: World) -> None:
+    for process in world.processes.values():
+        own = ("simulation: ", "_make_call", "_handle", "_begin_life")
+        left = [text for text in process.loop.leftovers() if not any(name in text for name in own)]
+        if left:
+            world.violations.append(f"{process.name} has tasks left: {left[:5]}")
+        if process.loop.unhandled:
+            world.violations.append(f"{process.name} has unhandled errors: {process.loop.unhandled[:5]}")
+
+
+def _check_secrets(world: World) -> None:
+    from tests.simulation.world import CANARIES
+
+    texts = "\n".join([*world.texts, *(f"{call.error!r} {call.error}" for call in world.calls if call.error)])
+    if found := find_canaries(texts, CANARIES):
+        world.violations.append(f"secrets were shown: {found}")
+
+
+def _show(row: Intent) -> str:
+    return (
+        f"{row.id} {row.state}, {row.attempts} attempts, {row.ambiguous_attempts} ambiguous, task {row.task_id},"
+        f" owner {(row.owner or 'none')[-6:]}"
+    )
