@@ -94,7 +94,7 @@ class Record:
 
 CREATES = {
     "create-200-bom.json": Create(Verdict.ACCEPTED, ID),
-    "create-200-data-in-a-string.json": Create(Verdict.IN_DOUBT),
+    "create-200-data-in-a-string.json": Create(Verdict.IN_DOUBT, ID),
     "create-200-data-list.json": Create(Verdict.IN_DOUBT, ID),
     "create-200-deep.json": Create(Verdict.IN_DOUBT, ID),
     "create-200-documented-id.json": Create(Verdict.ACCEPTED, "task_wan_1765172522239"),
