@@ -113,7 +113,7 @@ class RunFigures:
             "date": now.isoformat(),
             "commit": _commit(),
             "size": str(profile.size()),
-            "seed": profile.seed(),
+            "seed": str(profile.seed()),
             "tests": self.tests,
             "figures": self.figures,
         }

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.fault_tables import CLIENT, FLEET, Row
+from tools.fault_tables import PAGE, make_page, read_figures
 
 TESTS = Path(__file__).parent
 
@@ -38,3 +39,26 @@ def test_each_named_test_exists(row: Row) -> None:
     assert len(set(row.tests)) == len(row.tests)
     assert [] == [file for file, _, name in names if not name or not (TESTS / file).is_file()]
     assert [] == [name for file, _, name in names if name not in functions(TESTS / file)]
+
+
+def test_the_page_shows_the_tables_and_the_last_figures() -> None:
+    """Update it with ``python tools/fault_tables.py``."""
+    assert make_page(read_figures()) == PAGE.read_text()
+
+
+def test_the_page_shows_all_figures_and_says_what_is_missing() -> None:
+    simulation = {"seeds": 5000, "simulated hours": 85.25, "faults": {"reset": 13, "cut": {"half": 20}}, "wakes": 7}
+    page = make_page({"date": "2026-01-31", "seed": "4711", "figures": {"simulation": simulation}})
+
+    assert "No nightly run has been recorded." in make_page(None)
+    assert {
+        "| date | 2026-01-31 |",
+        "| commit | not recorded |",
+        "| seed | 4711 |",
+        "| tests: passed | not recorded |",
+        "| simulation: seeds | 5,000 |",
+        "| simulation: simulated hours | 85.25 |",
+        "| simulation: faults | cut: half 20, reset 13 |",
+        "| simulation: kills | not recorded |",
+        "| simulation: wakes | 7 |",
+    } <= {*page.splitlines()}

@@ -55,7 +55,7 @@ async def run_jobs(setup: Setup) -> Counter[str]:
     return told
 
 
-@pytest.mark.parametrize("seconds", [DAY, -DAY, 3.0, -3.0])
+@pytest.mark.parametrize("seconds", profile.sample([DAY, -DAY, 3.0, -3.0], check=0.5))
 async def test_steps_of_the_wall_clock_move_no_deadline(seconds: float) -> None:
     """Neither the end of a wait, nor of a window, nor ``max_age``; every end is seen as soon as otherwise."""
     usual = await run_stepped(0.0)
@@ -105,13 +105,13 @@ async def run_interrupted(turn: int, seconds: float) -> tuple[Counter[str], Coun
         return told, Counter(await setup.states())
 
 
-@pytest.mark.parametrize("turn", profile.sample(range(1, 401, 8), check=0.12))
+@pytest.mark.parametrize("turn", profile.sample(range(1, 401, 8), check=0.08))
 async def test_blocked_event_loop_causes_no_doubt(turn: int) -> None:
     """Another part of the program blocks it for half a minute, at any turn."""
     assert ({"Generation": JOBS}, {"succeeded": JOBS}) == await run_interrupted(turn, BLOCKED)
 
 
-@pytest.mark.parametrize("turn", profile.sample(range(1, 401, 8), check=0.12))
+@pytest.mark.parametrize("turn", profile.sample(range(1, 401, 8), check=0.08))
 async def test_suspended_machine_exceeds_no_limit_and_loses_no_task(turn: int) -> None:
     """An hour passes at any turn: creates on the wire are in doubt at worst, and old tasks are polled again."""
     told, states = await run_interrupted(turn, HOUR)

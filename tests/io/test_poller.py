@@ -738,7 +738,7 @@ async def test_many_tasks_share_the_polls_evenly() -> None:
         for job in make_jobs(count):
             job.accepted_at = anyio.current_time() - rng.uniform(0.0, 60.0)
             poller.watchlist.watch(job)
-        await anyio.sleep(4.0 * share)
+        await anyio.sleep(2.5 * share)
         asked_at = anyio.current_time()
         await poller.poll_now("urgent")
         answered_at = anyio.current_time()
