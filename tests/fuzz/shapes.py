@@ -171,6 +171,7 @@ RECORDS = {
     "record-500.json": Record(verdict=PollVerdict.UNREADABLE),
     "record-501-no-data.json": Record("fail", fail_code="501"),
     "record-531-refunded.json": Record("fail", fail_code="531"),
+    "record-cut-after-an-object.json": Record(verdict=PollVerdict.UNREADABLE),
     "record-another-task.json": Record(verdict=PollVerdict.UNREADABLE),
     "record-bom.json": Record("success", urls=1, credits=38.0),
     "record-duplicate-state.json": Record(verdict=PollVerdict.UNREADABLE),
