@@ -12,6 +12,7 @@ from blockbuster import blockbuster_ctx
 
 from kie_async.testing.clock import GRACE_TURNS, VirtualLoop, pending_tasks
 from tests import profile
+from tests.figures import RunFigures
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Generator, Iterator
@@ -169,3 +170,6 @@ def pytest_configure(config: pytest.Config) -> None:
         msg = f"Nightly tests run for long: add -o faulthandler_timeout={_NIGHTLY_TIMEOUT}."
         raise pytest.UsageError(msg)
     config.pluginmanager.register(SkipsFail())
+    # The workers of pytest-xdist hand their reports over.
+    if profile.size() is profile.Size.NIGHTLY and not hasattr(config, "workerinput"):
+        config.pluginmanager.register(RunFigures())

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from kie_async._core.callback_token import find_token, named_job
 from kie_async._core.callback_validation import echoes_input
-from kie_async._core.lenient_json import decode
+from kie_async._core.lenient_json import decode, unwrap_json
 from kie_async._core.wire import as_task_id, read_param
 
 if TYPE_CHECKING:
@@ -41,7 +41,8 @@ def read_candidates(body: bytes) -> tuple[str, ...]:
     Return the ids of tasks that any answer to a create may name, at most four of them, whatever its code is.
 
     They are read from ``taskId``, ``task_id`` and ``recordId``, at the top, in ``data`` and in lists, from ``data.id``,
-    and from a body that is cut off or is followed by other text. A page names no task.
+    from ``data`` that is JSON in a string, and from a body that is cut off or is followed by other text. A page names
+    no task.
 
     >>> read_candidates(b'{"code":0,"data":[{"id":"1a2b"}]}'), read_candidates(b'{"data":{"taskId":"1a2b","ta')
     (('1a2b',), ('1a2b',))
@@ -57,6 +58,8 @@ def read_candidates(body: bytes) -> tuple[str, ...]:
         if isinstance(document, Mapping):
             found += _named_ids({name: document.get(name) for name in _NAMES})
             document = document.get("data")
+            inner = unwrap_json(document)
+            document = inner if isinstance(inner, (Mapping, list)) else document
         found += _named_ids(document)
     return tuple(dict.fromkeys(found))[:_MOST]
 

@@ -369,7 +369,8 @@ def _read_broken(document: str) -> tuple[Mapping[str, JSON], dict[str, JSON], di
 
 def _repaired(document: str) -> Envelope:
     outer, data, doubtful = _read_broken(document)
-    found, sure = data.get("resultJson"), "resultJson" not in doubtful
+    # Each record has a resultJson: one that is not found is not known to be missing.
+    found, sure = data.get("resultJson"), "resultJson" in data
     if _is_broken(found):
         sure = False
     elif (shown := doubtful.get("resultJson")) is not None and _only_urls(unwrap_json(shown)):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import random
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +14,8 @@ from kie_async import Generation, KieClient, RetryPolicy, TransportError
 from kie_async._io.journals.sqlite import SqliteStore
 from kie_async.states import JobState
 from kie_async.testing import FakeKie
-from tests.helpers import KEY, JournalClient, make_request
+from tests import profile
+from tests.helpers import KEY, JournalClient, assert_ledger, assert_settled, make_request
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -230,3 +232,27 @@ async def test_worker_enters_anew_and_keeps_jobs_that_no_other_took(
         assert before != after
         assert 1 == caplog.text.count("This worker was away")
         assert 2 == len(fake.truth.created)
+
+
+async def test_crashes_in_a_row_add_no_attempts(tmp_path: Path) -> None:
+    """Each worker ends within two seconds, in the middle of its work; the next one recovers, and submits more."""
+    rng, path = random.Random(profile.seed()), tmp_path / "kie.db"
+    lives = profile.scaled(quick=20, check=40, nightly=100)
+    async with FakeKie(latency=(0.02, 0.2), duration=20.0) as fake:
+        for life in range(lives):
+            kie = make_worker(fake, path)
+            await kie.recover()
+            if life % 2:
+                await kie.submit(make_request(life), key=f"order-{life}", wait=False)
+            await anyio.sleep(rng.uniform(0.0, 2.0))
+            await end_worker(kie)
+        async with make_worker(fake, path) as last:
+            await last.recover()
+            await anyio.sleep(700.0)
+            await assert_settled(last)
+        rows = await read_rows(path)
+
+        assert [1] * (lives // 2) == [row.attempts for row in rows]
+        assert {"succeeded", "unresolved"} == {row.state for row in rows}
+        assert len(fake.truth.create_requests) <= lives // 2
+        assert_ledger(rows, fake.truth, lives=lives)

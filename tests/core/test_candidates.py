@@ -42,6 +42,7 @@ def record(param: JSON, created_at: float | None = NOW) -> TaskRecord:
         (b'{"data":{"taskId":12345}} x', ("12345",)),
         (b'{"data":{"taskId":12345', ()),
         (b'{"data":{"taskId":"abc', ()),
+        (b'{"data":"{\\"taskId\\":\\"a\\"}"}', ("a",)),
         (b'{"id":"request-7","error":"no route"}', ()),
         (b'{"data":"not found"}', ()),
         (b'{"data":{"taskId":"no task"}}', ()),

@@ -469,11 +469,11 @@ class TestBrokenParam:
         assert record.raw["param"] == param
 
     def test_may_be_the_last_member(self) -> None:
-        body = BEFORE + '{"input":{"prompt":"A "cat""}}' + '"}}'
-        record = read_record_body(body.encode())[1]
+        running = BEFORE.replace('"success","param"', '"waiting","param"')
+        record = read_record_body(f'{running}{{"input":{{"prompt":"A "cat""}}}}"}}}}'.encode())[1]
 
         assert record is not None
-        assert record.state == "success"
+        assert record.state == "waiting"
 
     def test_is_read_if_only_its_own_quotes_are_unescaped(self) -> None:
         body = BEFORE + '{"input":{"prompt":"A cat"},"callBackUrl":"https://a.example/1","model":"suno"}' + AFTER

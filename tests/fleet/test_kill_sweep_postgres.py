@@ -16,6 +16,7 @@ import attrs
 import pytest
 
 from tests import profile
+from tests.figures import RecordFigures
 from tests.real_time.crash import programs
 from tests.real_time.crash.audit import audit
 from tests.real_time.crash.kill_points import KillPoint, read_log
@@ -37,11 +38,12 @@ async def points(postgres_dsn: str, tmp_path: Path) -> list[KillPoint]:
 
 
 async def test_kill_neither_pays_twice_nor_loses_a_task(
-    points: list[KillPoint], postgres_dsn: str, tmp_path: Path
+    points: list[KillPoint], postgres_dsn: str, tmp_path: Path, record_property: RecordFigures
 ) -> None:
     """Every wait of the next process ends, and every charged task is known."""
     sweep, sampled = Sweep(tmp_path / "sweep", dsn=postgres_dsn), profile.sample(points, check=0.006)
     await sweep.run(sampled)
+    record_property("kill sweep on PostgreSQL", {"kills": sweep.signaled})
 
     assert sweep.signaled >= 0.75 * len(sampled)
     assert [] == sweep.wrong

@@ -94,7 +94,7 @@ class Record:
 
 CREATES = {
     "create-200-bom.json": Create(Verdict.ACCEPTED, ID),
-    "create-200-data-in-a-string.json": Create(Verdict.IN_DOUBT),
+    "create-200-data-in-a-string.json": Create(Verdict.IN_DOUBT, ID),
     "create-200-data-list.json": Create(Verdict.IN_DOUBT, ID),
     "create-200-deep.json": Create(Verdict.IN_DOUBT, ID),
     "create-200-documented-id.json": Create(Verdict.ACCEPTED, "task_wan_1765172522239"),
@@ -171,6 +171,7 @@ RECORDS = {
     "record-500.json": Record(verdict=PollVerdict.UNREADABLE),
     "record-501-no-data.json": Record("fail", fail_code="501"),
     "record-531-refunded.json": Record("fail", fail_code="531"),
+    "record-cut-after-an-object.json": Record(verdict=PollVerdict.UNREADABLE),
     "record-another-task.json": Record(verdict=PollVerdict.UNREADABLE),
     "record-bom.json": Record("success", urls=1, credits=38.0),
     "record-duplicate-state.json": Record(verdict=PollVerdict.UNREADABLE),
@@ -287,6 +288,7 @@ TABLES: dict[str, tuple[int, set[str]]] = {
     "table-empty.csv": (0, {"file"}),
     "table-equal-columns.csv": (1, {"column"}),
     "table-equal-keys.csv": (1, {"key"}),
+    "table-equal-keys.jsonl": (1, {"key"}),
     "table-equal-names.jsonl": (0, {"row"}),
     "table-latin1.csv": (0, {"line"}),
     "table-list.jsonl": (0, {"row"}),
@@ -306,6 +308,8 @@ MANIFESTS: dict[str, dict[str, str] | None] = {
     "manifest-line-separators.jsonl": {"a": "done"},
     "manifest-merge-conflict.jsonl": None,
     "manifest-nan.jsonl": None,
+    "manifest-nan-in-input.jsonl": None,
+    "manifest-numbers-in-input.jsonl": {"a": "done"},
     "manifest-no-last-break.jsonl": {"a": "done"},
     "manifest-torn.jsonl": {"a": "done"},
     "manifest-two-rows.jsonl": {"a": "done", "b": "in_doubt"},

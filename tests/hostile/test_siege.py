@@ -10,6 +10,7 @@ import pytest
 from kie_async._io.journals.memory import MemoryJournal
 from kie_async._io.journals.sqlite import SqliteStore
 from tests import profile
+from tests.figures import RecordFigures
 from tests.hostile.attacks import BODIES, DELIVERIES, FIXED, METHODS, SIGNATURES, TOKENS, WAYS, Attack, Way
 from tests.hostile.report import batches, run_siege
 
@@ -22,7 +23,7 @@ SIGNED = profile.scaled(quick=2500, check=4000, nightly=70_000)
 UNSIGNED = profile.scaled(quick=2500, check=1500, nightly=30_000)
 
 
-async def test_hostile_requests_do_no_harm_with_signatures() -> None:
+async def test_hostile_requests_do_no_harm_with_signatures(record_property: RecordFigures) -> None:
     """
     No wrong result, no answer of 5xx, no exception or secret in the log, and no memory growth.
 
@@ -30,15 +31,17 @@ async def test_hostile_requests_do_no_harm_with_signatures() -> None:
     invalid part of its request.
     """
     report = await run_siege(SIGNED, journal=MemoryJournal(), signed=True, seed=profile.seed())
+    record_property("hostile requests", {"posted": report.posted})
 
     assert [] == report.problems
     assert SIGNED == report.posted == sum(report.siege.answers.values())
     assert {200, 400, 401, 404, 405, 408, 413} <= set(report.siege.answers)
 
 
-async def test_hostile_requests_do_no_harm_without_signatures(tmp_path: Path) -> None:
+async def test_hostile_requests_do_no_harm_without_signatures(tmp_path: Path, record_property: RecordFigures) -> None:
     """Without signatures more callbacks are accepted, as hints only."""
     report = await run_siege(UNSIGNED, journal=SqliteStore(tmp_path / "kie.db"), signed=False, seed=profile.seed())
+    record_property("hostile requests", {"posted": report.posted})
 
     assert [] == report.problems
     assert UNSIGNED == report.posted == sum(report.siege.answers.values())

@@ -28,6 +28,7 @@ from kie_async._io.timers import Timers
 from kie_async.records import TaskRecord
 from kie_async.states import JobState
 from kie_async.testing.truth import busiest_window
+from tests import profile
 from tests.io.intents import make_intent
 
 if TYPE_CHECKING:
@@ -725,3 +726,27 @@ async def test_share_of_the_polls_bounds_planned_polls_and_delays_no_urgent_one(
 
     assert max(late) <= 0.5
     assert 0.4 * anyio.current_time() <= planned <= 0.5 * anyio.current_time() + 1
+
+
+async def test_many_tasks_share_the_polls_evenly() -> None:
+    """The longest time without a poll is that of a fair share, whatever their ages; an urgent poll waits for none."""
+    service, count = Service(), profile.scaled(quick=100, check=400, nightly=10_000)
+    rng, share = random.Random(profile.seed()), count / 10.0
+    async with running_poller(
+        service, polls_per_second=10.0, policy=LagPolicy(randrange=random.Random(0).randrange)
+    ) as (poller, _):
+        for job in make_jobs(count):
+            job.accepted_at = anyio.current_time() - rng.uniform(0.0, 60.0)
+            poller.watchlist.watch(job)
+        await anyio.sleep(2.5 * share)
+        asked_at = anyio.current_time()
+        await poller.poll_now("urgent")
+        answered_at = anyio.current_time()
+
+    polled: dict[str, list[float]] = {f"t{number}": [0.0] for number in range(count)}
+    for at, task_id in service.asked:
+        polled.setdefault(task_id, []).append(at)
+    assert 1.0 > answered_at - asked_at
+    assert polled.pop("urgent")
+    gaps = [max(later - earlier for earlier, later in pairwise([*times, asked_at])) for times in polled.values()]
+    assert max(gaps) <= 1.3 * share

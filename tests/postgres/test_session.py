@@ -529,3 +529,22 @@ def test_silent_connection_is_given_up(postgres_server: PostgresServer) -> None:
                 assert S.SUBMITTED == (await waiting.get(row.id) or row).state
 
     asyncio.run(main())  # in real time
+
+
+async def test_worker_has_one_connection_and_says_if_there_is_none(
+    postgres_server: PostgresServer, postgres_dsn: str
+) -> None:
+    """Whatever it does at the same time; a worker that finds none free starts once there is one."""
+    await in_thread(postgres_server.execute, "ALTER DATABASE app CONNECTION LIMIT 1")
+    refused = PostgresStore(lambda: postgres_dsn)
+    async with open_postgres(postgres_dsn) as journal:
+        async with anyio.create_task_group() as group:
+            for number in range(20):
+                group.start_soon(journal.add, make_intent(number))
+                group.start_soon(journal.heartbeat, WorkerReport())
+        assert 20 == len(await journal.rows())
+        with pytest.raises(JournalError, match="too many connections"):
+            await refused.open()
+    await refused.open()
+    assert 20 == len(await refused.rows())
+    await refused.close()

@@ -11,6 +11,7 @@ from random import Random
 import attrs
 import pytest
 
+from tests.figures import RecordFigures
 from tests.io.intents import make_intent, open_store
 from tests.system_tools.journal_writer import JOBS, WAY
 from tests.system_tools.recorded_disk import Call, Disk, Printed, Removed, Synced, Truncated, Written, record
@@ -84,9 +85,12 @@ def test_record_contains_the_expected_calls(calls: list[Call]) -> None:
     assert {Removed, Truncated} <= set(kinds)
 
 
-def test_power_cut_loses_no_acknowledged_move(calls: list[Call], tmp_path: Path) -> None:
+def test_power_cut_loses_no_acknowledged_move(
+    calls: list[Call], tmp_path: Path, record_property: RecordFigures
+) -> None:
     """Any part of the unsynced writes may be lost; the file stays valid."""
     damages = all_cuts(calls, tmp_path)
+    record_property("power cuts", {"tried": len(damages)})
 
     assert [] == [damage.lost for damage in damages if damage.lost]
     assert sum(damage.acknowledged for damage in damages) > 30 * CUTS

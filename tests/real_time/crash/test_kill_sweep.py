@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests import profile
+from tests.figures import RecordFigures
 from tests.real_time.crash.audit import read_rows
 from tests.real_time.crash.kill_points import KillPoint
 from tests.real_time.crash.sweep import Sweep, shuffled
@@ -56,10 +57,13 @@ async def test_run_passes_each_phase_and_write(points: list[KillPoint]) -> None:
 
 
 @pytest.mark.parametrize("part", range(3))
-async def test_kill_neither_pays_twice_nor_loses_a_task(part: int, points: list[KillPoint], tmp_path: Path) -> None:
+async def test_kill_neither_pays_twice_nor_loses_a_task(
+    part: int, points: list[KillPoint], tmp_path: Path, record_property: RecordFigures
+) -> None:
     """Every wait of the next process ends, and every charged task is known."""
     sweep, sampled = Sweep(tmp_path / "sweep"), profile.sample(points, check=0.06)[part::3]
     await sweep.run(sampled)
+    record_property("kill sweep", {"kills": sweep.signaled})
 
     assert sweep.signaled >= 0.75 * len(sampled)
     assert [] == sweep.wrong
