@@ -16,6 +16,8 @@ from typing import Any, TypeAlias
 
 import attrs
 
+from kie_async._io.journals.postgres_schema import schema_ddl
+
 __all__ = ["Converted", "Row", "convert", "execute"]
 
 #: A row of a result.
@@ -59,6 +61,8 @@ _WORDS: Sequence[tuple[str, Any]] = (
     ),
     (r"^(INSERT .+\bSELECT\b.+) ON CONFLICT", r"\1 WHERE true ON CONFLICT"),
 )
+#: The columns of reals.
+_REALS = frozenset(re.findall(r"(\w+) double precision", schema_ddl("")))
 _PART = re.compile(r"(?:WITH|,) (\w+) AS (?:MATERIALIZED )?\(")
 _CHANGES = re.compile(r"INSERT|UPDATE|DELETE")
 
@@ -120,8 +124,19 @@ def execute(database: sqlite3.Connection, statement: Converted, values: Mapping[
         text = f"WITH {', '.join(tables[table] for table in used)} {part}" if used else part
         cursor = database.execute(text, values)
         rows = cursor.fetchall()
-        if name and cursor.description:
-            tables[name] = _define(name, [column[0].rpartition(".")[2] for column in cursor.description], rows, values)
+        columns = [column[0].rpartition(".")[2] for column in cursor.description or ()]
+        if rows and "RETURNING" in part:
+            # There, SQLite forgets that it stores a whole number of such a column for a real one.
+            reals = [column in _REALS for column in columns]
+            rows = [
+                tuple(
+                    float(value) if real and value is not None else value
+                    for value, real in zip(row, reals, strict=True)
+                )
+                for row in rows
+            ]
+        if name and columns:
+            tables[name] = _define(name, columns, rows, values)
     return [tuple(map(_load, row)) for row in rows] if statement.has_arrays else rows
 
 
