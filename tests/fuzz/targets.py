@@ -141,8 +141,10 @@ def poll(body: bytes) -> None:
     dumped = dump_record(record)
     assert dump_record(load_record(dumped)) == dumped
     cut = judge(body[:-1], 200).record
-    assert cut is None or cut.state == record.state or not record.state, "a body that is cut off tells another end"
-    assert cut is None or not cut.succeeded or not record.state or has_result(cut) >= has_result(record)
+    # Of several states, the brackets at the end may tell which one is text.
+    if cut is not None and record.state and body.count(b'"state"') == 1:
+        assert cut.state == record.state, "a body that is cut off tells another end"
+        assert has_result(cut) >= has_result(record) or not cut.succeeded, "a body that is cut off has no result"
     assert failed_task_error(record, job_id=_JOB).task_id == ID
     confirms_answer(record, _ROW, _SECRET)
 
