@@ -132,9 +132,10 @@ class RetryPolicy:
         in_doubt_timeout: The time for which a create in doubt keeps its slot; without a callback URL, also the time
             after which the job becomes UNRESOLVED.
 
-        max_age: The time for which a task is polled, counted from its acceptance, before the job is STALLED; also the
-            time for which a create is retried while the rate limit refuses every request; with a callback URL, also
-            the time after which a create in doubt becomes UNRESOLVED, counted from when it was sent.
+        max_age: The time for which a task is polled, counted from its acceptance, before the job is STALLED, unless
+            one more poll then shows that the task has ended; also the time for which a create is retried while the
+            rate limit refuses every request; with a callback URL, also the time after which a create in doubt becomes
+            UNRESOLVED, counted from when it was sent.
 
     Raises:
         ConfigurationError: If a value is not allowed.

@@ -306,10 +306,11 @@ CLIENT: Sequence[Row] = (
         number=24,
         when="The machine is suspended for an hour.",
         where="clock",
-        then="No burst follows: the limit holds. Creates on the wire are in doubt at worst; a job whose `max_age` has"
-        " passed meanwhile is stalled first, is polled again, and ends.",
+        then="No burst follows: the limit holds. Creates on the wire are in doubt at worst. A task that is older than"
+        " `max_age` by then is polled before its wait ends.",
         tests=(
             "client/test_clock_steps.py::test_suspended_machine_exceeds_no_limit_and_loses_no_task",
+            "client/test_clock_steps.py::test_wait_that_was_suspended_past_max_age_polls_first",
             "io/test_token_supply.py::test_worker_that_was_frozen_does_not_send_with_an_old_lease",
         ),
     ),
@@ -622,6 +623,7 @@ CLIENT: Sequence[Row] = (
         tests=(
             "client/test_polling.py::test_a_job_is_stalled_at_max_age_and_may_still_end",
             "client/test_polling.py::test_an_invisible_task_of_ours_is_stalled_not_failed",
+            "client/test_lives.py::test_tasks_that_ended_while_no_process_ran_have_not_timed_out",
             "client/test_handles.py::test_unknown_task_is_not_awaited_forever",
         ),
     ),

@@ -12,9 +12,9 @@ import anyio
 import pytest
 
 from kie_async import KieError, RetryPolicy, TaskTimeoutError
-from kie_async.testing import VirtualLoop
+from kie_async.testing import Fault, VirtualLoop
 from tests import profile
-from tests.helpers import Setup, assert_settled, client_and_fake, make_request
+from tests.helpers import Setup, assert_settled, client_and_fake, create_foreign_task, make_request
 
 DAY, HOUR, BLOCKED = 86_400.0, 3600.0, 30.0
 #: More than a window allows, so that some jobs wait while others are on the wire.
@@ -113,9 +113,30 @@ async def test_blocked_event_loop_causes_no_doubt(turn: int) -> None:
 
 @pytest.mark.parametrize("turn", profile.sample(range(1, 401, 8), check=0.08))
 async def test_suspended_machine_exceeds_no_limit_and_loses_no_task(turn: int) -> None:
-    """An hour passes at any turn: creates on the wire are in doubt at worst, and old tasks are polled again."""
+    """An hour passes at any turn: creates on the wire are in doubt at worst, and tasks that ended are seen to end."""
     told, states = await run_interrupted(turn, HOUR)
 
-    assert {"Generation", "SubmitInDoubtError", "TaskTimeoutError"} >= {*told}
+    assert {"Generation", "SubmitInDoubtError"} >= {*told}
     assert told["SubmitInDoubtError"] == states["unresolved"] <= 20
     assert JOBS == states["succeeded"] + states["unresolved"]
+
+
+@pytest.mark.parametrize("whose", ["ours", "foreign"])
+@pytest.mark.parametrize("ended", [True, False])
+async def test_wait_that_was_suspended_past_max_age_polls_first(whose: str, *, ended: bool) -> None:
+    """It ends with the result, or says that the task has not ended, also if no poll is answered."""
+    loop = asyncio.get_running_loop()
+    assert isinstance(loop, JumpingLoop)
+    faults = [] if ended else [Fault("poll", "silence", between=(2 * HOUR, 4 * HOUR))]
+    async with client_and_fake(duration=60.0, faults=faults) as setup:
+        task = await create_foreign_task(setup.fake.url) if whose == "foreign" else None
+        job = await setup.kie.submit(make_request()) if task is None else setup.kie.job(task)
+        loop.call_later(10.0, loop.jump, 2 * HOUR)
+        if ended:
+            assert setup.tasks == [(await job.wait()).task_id]
+        else:
+            with pytest.raises(TaskTimeoutError):
+                await job.wait()
+        assert anyio.current_time() <= 2 * HOUR + 75.0
+        if task is not None:
+            del setup.truth.tasks[task]

@@ -143,6 +143,21 @@ def test_deadline_spans_event_loops(port: int) -> None:
     assert 99.0 <= waited <= 101.0
 
 
+async def test_tasks_that_ended_while_no_process_ran_have_not_timed_out(tmp_path: Path) -> None:
+    """The next process starts after ``max_age``, and polls each task before it says anything about it."""
+    async with FakeKie(duration=60.0) as fake:
+        async with KieClient(KEY, base_url=fake.url, journal=tmp_path / "kie.db") as kie:
+            for number in range(30):
+                await kie.submit(make_request(number))
+        await anyio.sleep(8 * 3600.0)
+        async with KieClient(KEY, base_url=fake.url, journal=tmp_path / "kie.db") as kie:
+            before = anyio.current_time()
+            videos = [await job for job in await kie.recover()]
+            assert [*fake.truth.tasks] == [video.task_id for video in videos]
+            assert anyio.current_time() <= before + 15.0
+            await assert_settled(kie)
+
+
 def test_recover_sends_job_unsent_at_loop_end(port: int) -> None:
     """The loop ends while a hundred jobs queue: none is lost, and none is sent twice."""
     kie, journal = client(port)

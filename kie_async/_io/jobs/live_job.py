@@ -164,6 +164,8 @@ class LiveJob:
 
         not_visible: True if the service's latest answer was that it does not know the task.
 
+        overdue: The instant from which the last poll before the job is stalled is awaited, or None.
+
         callback_received: True if a callback for the job has arrived.
 
         empty_polls: The number of consecutive polls that reported success without a result.
@@ -195,6 +197,7 @@ class LiveJob:
     holds_slot: bool = False
     accepted_at: float = 0.0
     not_visible: bool = False
+    overdue: float | None = None
     callback_received: bool = False
     empty_polls: int = 0
     unusable_polls: int = 0

@@ -230,7 +230,7 @@ class Poller:
                 poll.result.set_result(result)
 
     async def _run_planned_poll(self, watch: Watch) -> None:
-        job, began_at = watch.job, self.loop.time()
+        job, watch.began_at = watch.job, (began_at := self.loop.time())
         until = began_at + self._timeout_after(watch.timeouts)
         result, timed_out = PollResult(PollVerdict.UNREADABLE), False
         try:

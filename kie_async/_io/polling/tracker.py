@@ -37,6 +37,11 @@ VISIBLE_AFTER = 90.0
 _UNUSABLE_POLLS = 3
 #: The number of polls in a row after which a time-out of the service (code 408) stalls a job.
 MAX_TIMED_OUT_POLLS = 8
+#: The time for which a job that has reached its ``max_age`` waits for its last poll, in seconds; a second more for each
+#: watched job, since many may be overdue after a restart.
+LAST_POLL_TIMEOUT = 60.0
+#: The verdicts that say how a task stands.
+_ANSWERS = frozenset({PollVerdict.RECORD, PollVerdict.NOT_VISIBLE, PollVerdict.DENIED, PollVerdict.TIMED_OUT})
 #: The number of polls after which a "success" without a result is accepted as the end.
 MAX_EMPTY_POLLS = 4
 
@@ -91,7 +96,7 @@ class Tracker:
     duplicate_records: int = attrs.field(default=0, init=False)
 
     def __attrs_post_init__(self) -> None:
-        self._running = DeadlineQueue(self.timers, lambda job: self._start(self._mark_stalled, job))
+        self._running = DeadlineQueue(self.timers, self._handle_max_age)
 
     # -- after the create -------------------------------------------------------------------------------------------
 
@@ -111,7 +116,7 @@ class Tracker:
 
     def track_foreign(self, job: LiveJob) -> None:
         """Track a task that is not in the journal, until ``max_age`` or until no caller waits for it."""
-        job.timers = (self.timers.at(job.accepted_at + self.retry.max_age, self._end_foreign, job),)
+        job.timers = (self.timers.at(job.accepted_at + self.retry.max_age, self._handle_max_age, job),)
         self.watchlist.watch(job)
 
     def _end_foreign(self, job: LiveJob) -> None:
@@ -185,17 +190,15 @@ class Tracker:
         elif poll.verdict is PollVerdict.DENIED:
             self._deny_poll(job)
         elif poll.verdict is PollVerdict.TIMED_OUT and job.unusable_polls >= MAX_TIMED_OUT_POLLS:
-            # It may still end, but nothing can be expected of it soon.
-            if job.foreign:
-                self._end_foreign(job)
-            else:
-                await self._mark_stalled(job)
+            await self._give_up(job)  # it may still end, but nothing can be expected of it soon
         elif poll.verdict is PollVerdict.NOT_VISIBLE and job.foreign:
             # One answer does not prove that a task is gone: it takes two in a row.
             before, job.not_visible = job.not_visible, True
             if before and self.runtime.now() - job.accepted_at > VISIBLE_AFTER:
                 job.error = poll_error(poll.verdict, job_id=None, task_id=job.task_id)
                 self.stop_tracking(job)
+        if _has_outlived(job, poll):
+            await self._give_up(job)
 
     def _deny_poll(self, job: LiveJob) -> None:
         # The task runs on, whatever happened to the key; callers that wait now must be told.
@@ -263,6 +266,25 @@ class Tracker:
         if self.supervisor.running:
             self.supervisor.start(action, job)
 
+    def _handle_max_age(self, job: LiveJob) -> None:
+        """Poll once more: the task may have ended long ago, while no process or a suspended one polled it."""
+        if job.overdue is not None or not self.watchlist.poll_soon(job):
+            self._start(self._give_up, job)
+            return
+        job.overdue = self.runtime.now()
+        until = job.overdue + LAST_POLL_TIMEOUT + self.watchlist.watched
+        if job.foreign:
+            job.timers = (self.timers.at(until, self._handle_max_age, job),)
+        else:
+            self._running.set(job, until)
+
+    async def _give_up(self, job: LiveJob) -> None:
+        job.overdue = None
+        if job.foreign:
+            self._end_foreign(job)
+        else:
+            await self._mark_stalled(job)
+
     async def _mark_stalled(self, job: LiveJob) -> None:
         if job.state is JobState.SUBMITTED:
             if await self.transitions.record_transition(job, JobState.STALLED):
@@ -285,3 +307,10 @@ class Tracker:
             timer.cancel()
         job.timers = ()
         self._running.discard(job)
+
+
+def _has_outlived(job: LiveJob, poll: PollResult) -> bool:
+    """Tell if a poll from after the job's ``max_age`` has shown that its task has not ended."""
+    if job.overdue is None or job.watch is None or job.watch.began_at < job.overdue:
+        return False
+    return poll.verdict in _ANSWERS and not (poll.record is not None and poll.record.ended)

@@ -8,6 +8,7 @@ is worth the lag that a lost callback would cause. See docs/explanation/polling.
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Callable, Iterator
 from itertools import islice
 
@@ -38,6 +39,8 @@ _BATCH_PAUSE = 0.02
 _SURPRISES = (1, 2, 4, 8, 16, 32, 64, 128)
 #: The time within which polls become due together, in seconds.
 _MIN_INTERVAL = 0.004
+#: The longest time between two polls of a job that is overdue, in seconds.
+_SOON = 2.0
 
 _NOT_DUE = -1
 
@@ -57,6 +60,8 @@ class Watch(PolledTask):
         scout: True if it is the first task of a kind of which nothing is known.
 
         timeouts: The number of consecutive polls that have timed out.
+
+        began_at: The instant at which the latest planned poll began.
     """
 
     job: LiveJob
@@ -64,6 +69,7 @@ class Watch(PolledTask):
     due_index: int = _NOT_DUE
     scout: bool = False
     timeouts: int = 0
+    began_at: float = -math.inf
 
     @property
     def in_progress(self) -> bool:
@@ -194,22 +200,29 @@ class Watchlist:
         watch = job.watch
         if watch is None or watch.in_progress or not self._weighs_differently(watch):
             return
-        self._cancel_poll(watch)
         if job.foreign:
-            # Its age is unknown: it may have ended already.
+            self.poll_soon(job)  # its age is unknown: it may have ended already
+        else:
+            self._cancel_poll(watch)
+            self.plan_poll(watch)
+
+    def poll_soon(self, job: LiveJob) -> bool:
+        """Make the next poll of a job due now, unless one is in progress; return False if the job is not watched."""
+        watch = job.watch
+        if watch is not None and not watch.in_progress:
+            self._cancel_poll(watch)
             self._mark_due(watch)
             self.on_due()
-        else:
-            self.plan_poll(watch)
+        return watch is not None
 
     # -- planned and due polls --------------------------------------------------------------------------------------
 
     def plan_poll(self, watch: Watch) -> None:
         """Plan the next poll of a job that has no planned or due one."""
         watch.weight, watch.loss = _weight_of(watch.job), self._loss_of(watch)
-        self._planned.set(
-            watch, self.policy.next_poll_at(watch, self.timers.now(), self.watched + self.watched_elsewhere)
-        )
+        now = self.timers.now()
+        next_at = self.policy.next_poll_at(watch, now, self.watched + self.watched_elsewhere)
+        self._planned.set(watch, next_at if watch.job.overdue is None else min(now + _SOON, next_at))
 
     def pop_due(self, now: float) -> Watch:
         """Remove and return the due job to poll now; at least one must be due."""
