@@ -204,7 +204,11 @@ CLIENT: Sequence[Row] = (
         when="The host name is unknown, or its lookup is slow.",
         where="socket",
         then="Nothing was sent, so the create is repeated within `unsent_timeout`.",
-        tests=("io/test_transport.py::test_unknown_host_name_sends_nothing",),
+        tests=(
+            "io/test_transport.py::test_unknown_host_name_sends_nothing",
+            "io/test_transport.py::test_slow_name_lookup_sends_nothing",
+            "client/test_lost_answers.py::test_unsent_timeout_ends_in_transport_error",
+        ),
     ),
     Row(
         number=15,
@@ -227,6 +231,7 @@ CLIENT: Sequence[Row] = (
         tests=(
             "io/test_transport.py::test_untrusted_certificate_sends_nothing",
             "io/test_transport.py::test_stuck_tls_sends_nothing",
+            "io/test_transport.py::test_handshake_that_breaks_sends_nothing",
             "io/test_transport.py::test_plaintext_answer_to_tls_sends_nothing",
         ),
     ),
@@ -562,6 +567,7 @@ CLIENT: Sequence[Row] = (
         where="transport",
         then="The new limit is learned in one window, and used; it is probed about once a minute.",
         tests=(
+            "client/test_limits.py::test_limit_that_is_lowered_midway_is_learned_and_used",
             "client/test_limits.py::test_lower_limit_is_learned_and_used",
             "core/test_adaptive_bucket.py::test_ten_minutes_at_another_limit",
             "core/test_adaptive_bucket.py::test_refusals_in_a_window_reveal_a_much_lower_limit",

@@ -202,6 +202,22 @@ async def test_lower_limit_is_learned_and_used() -> None:
         assert setup.truth.busiest_window(10.0) <= 20
 
 
+async def test_limit_that_is_lowered_midway_is_learned_and_used() -> None:
+    """From 20 to 5 after five windows: no job is lost, and few creates are refused in the time after it."""
+    async with client_and_fake(**SERVICE) as setup:
+        with anyio.move_on_after(350.0):
+            async with anyio.create_task_group() as group:
+                for number in range(400):
+                    group.start_soon(setup.kie.submit, make_request(number))
+                await anyio.sleep(50.0)
+                setup.fake.limit = 5
+        refused = [post.at for post in setup.truth.rate_limited]
+
+        assert 50.0 <= min(refused)
+        assert len(refused) <= 40
+        assert len(setup.truth.created) >= 100 + 0.9 * 150
+
+
 @pytest.mark.parametrize(
     ("creates", "limiter", "http_statuses"),
     [(100, "sliding", True), (1000, "fixed", False), (100_000, "bucket", False), (100_000, "sliding", False)],

@@ -88,6 +88,23 @@ async def test_unknown_host_name_sends_nothing() -> None:
     assert isinstance(exchange.error, aiohttp.ClientConnectorDNSError)
 
 
+class SilentResolver(FailingResolver):
+    """A resolver whose answer does not come."""
+
+    async def resolve(self, host: str, port: int = 0, family: Any = 0) -> Any:  # noqa: ARG002  # the base class's
+        await anyio.sleep_forever()
+
+
+async def test_slow_name_lookup_sends_nothing() -> None:
+    def without_answers(**kwargs: Any) -> aiohttp.ClientSession:
+        return aiohttp.ClientSession(**{**kwargs, "connector": aiohttp.TCPConnector(resolver=SilentResolver())})
+
+    exchange = await create("http://api.example.com", session_factory=without_answers)
+
+    assert (False, None) == (exchange.sent, exchange.response)
+    assert 10.0 <= anyio.current_time() <= 12.0
+
+
 async def test_refused_connection_sends_nothing() -> None:
     exchange = await create(f"http://127.0.0.1:{free_port()}")
 
@@ -267,6 +284,20 @@ async def trickles_a_header(peer: Peer, reader: asyncio.StreamReader, writer: as
         writer.write(b"x")
         await writer.drain()
         await anyio.sleep(0.5)
+
+
+async def resets_after_the_hello(_peer: Peer, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    await reader.read(1)
+    reset(writer)
+
+
+@pytest.mark.parametrize("act", [resets_at_once, resets_after_the_hello])
+async def test_handshake_that_breaks_sends_nothing(act: Act) -> None:
+    async with run_peer(act) as peer:
+        exchange = await create(peer.url.replace("http", "https"))
+
+        assert (False, None) == (exchange.sent, exchange.response)
+        assert all(b"POST" not in data for data in peer.received)
 
 
 ROWS: dict[str, tuple[Act, int]] = {
