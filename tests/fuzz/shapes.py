@@ -304,6 +304,7 @@ TABLES: dict[str, tuple[int, set[str]]] = {
 #: The keys and states in a manifest; None if it is refused.
 MANIFESTS: dict[str, dict[str, str] | None] = {
     "manifest-edited-number.jsonl": None,
+    "manifest-infinite-number.jsonl": None,
     "manifest-last-line-counts.jsonl": {"a": "done"},
     "manifest-line-separators.jsonl": {"a": "done"},
     "manifest-merge-conflict.jsonl": None,

@@ -125,7 +125,7 @@ class ManifestEntry:
     def from_line(cls, line: bytes) -> Self | None:
         """Parse a line; return None if this program did not write it, or an edit has made it invalid."""
         try:
-            known = json.loads(line, parse_constant=_refuse_constant).items()
+            known = json.loads(line, parse_constant=_refuse_constant, parse_float=_parse_float).items()
             return cls(**{name: value for name, value in known if name in _FIELDS})
         except (ValueError, TypeError, AttributeError, OverflowError, RecursionError):
             return None
@@ -134,6 +134,13 @@ class ManifestEntry:
 def _refuse_constant(constant: str) -> object:
     """Refuse NaN and Infinity, which are not JSON: other readers of the file would fail."""
     raise ValueError(constant)
+
+
+def _parse_float(digits: str) -> float:
+    """Refuse a number that is too large for a float: it would be written as Infinity."""
+    if math.isfinite(value := float(digits)):
+        return value
+    raise ValueError(digits)
 
 
 _FIELDS = frozenset(field.name for field in attrs.fields(ManifestEntry))
