@@ -72,11 +72,13 @@ async def test_write_that_its_caller_takes_for_failed_is_undone(server: ModelSer
             partial(journal.transition, row, S.SENDING, at=2.0, attempts=1, sending_at=2.0),
             partial(journal.add, make_intent(2, key="a")),
         ):
+            before = server.rows()
             (server.lose_answers if done else server.lose_commits)()
             server.refuse_connections(1)
             with pytest.raises(JournalError) as raised:
                 await write()
             assert raised.value.retryable
+            assert done == (server.rows() != before)
             await journal.has_keys()
 
         assert [(S.INTENT, 0, None)] == [(each.state, each.attempts, each.sending_at) for each in server.rows()]
