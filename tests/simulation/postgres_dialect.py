@@ -11,7 +11,6 @@ import re
 import sqlite3
 from collections.abc import Iterator, Mapping, Sequence
 from functools import lru_cache
-from itertools import count
 from typing import Any, TypeAlias
 
 import attrs
@@ -94,11 +93,11 @@ def convert(text: str) -> Converted:
 
 def _parts(text: str) -> Iterator[tuple[str, str]]:
     while found := _PART.match(text):
-        depth = 1
-        for end in count(found.end()):
+        depth, end = 1, found.end()
+        while depth:
             depth += {"(": 1, ")": -1}.get(text[end], 0)
-            if not depth:
-                break
+            end += 1
+        end -= 1
         # A part may have parts of its own.
         *inner, (_, last) = _parts(text[found.end() : end])
         yield from (*inner, (found[1], last))
