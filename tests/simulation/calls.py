@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import copy
 import os
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import anyio
 import attrs
@@ -32,6 +31,8 @@ if TYPE_CHECKING:
     from tests.simulation.world import Process, World
 
 __all__ = ["BUDGETS", "FUNCTIONS", "PRICE", "Call", "Function"]
+
+T = TypeVar("T")
 
 Function = Callable[["World", "Call"], Awaitable[None]]
 
@@ -248,9 +249,10 @@ async def _map(world: World, call: Call) -> None:
             if outcome.job_id is not None:
                 world.note_job(outcome.job_id)
             if isinstance(outcome, Done):
-                world.note_told(call, outcome.job_id or "", outcome.generation.task_id, "success")
+                # Of the job that was made last: a retry is another job.
+                world.note_told(call, outcome.generation.job_id or "", outcome.generation.task_id, "success")
             elif isinstance(outcome, Failed) and isinstance(outcome.error, TaskFailedError) and outcome.error.task_id:
-                world.note_told(call, outcome.job_id or "", outcome.error.task_id, "fail")
+                world.note_told(call, outcome.error.job_id or "", outcome.error.task_id, "fail")
             elif isinstance(outcome, InDoubt):
                 world.counts["row in doubt"] += 1
             if seen == leaves:
@@ -325,11 +327,11 @@ def _replace_loop(world: World, call: Call) -> None:
 
 async def _fork(world: World, call: Call) -> None:
     """Use the client as a forked child would: nothing happens but an error that says so."""
-    child = copy.copy(call.kie)
-    child._binding = copy.copy(call.kie._binding)
-    if child._binding._process is None:
+    await anyio.lowlevel.checkpoint()
+    child, binding = _copy(call.kie), _copy(call.kie._binding)
+    if binding._process is None:
         return
-    child._binding._process = os.getpid() + 1
+    child._binding, binding._process = binding, os.getpid() + 1
     for use in (child.recover, child.jobs, child.credits, child.aclose, _generate_in(child)):
         try:
             await use()
@@ -337,6 +339,16 @@ async def _fork(world: World, call: Call) -> None:
             world.counts["refused after a fork"] += 1
         else:
             world.violations.append("a forked child may use the client")
+
+
+def _copy(original: T) -> T:
+    """Copy an object as a fork does, which asks no class."""
+    copied = object.__new__(type(original))
+    names = {*getattr(original, "__dict__", {}), *getattr(type(original), "__slots__", ())} - {"__weakref__"}
+    for name in sorted(names):
+        if hasattr(original, name):
+            object.__setattr__(copied, name, getattr(original, name))
+    return copied
 
 
 def _generate_in(child: KieClient) -> Callable[[], Awaitable[Generation]]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import math
 import re
 from collections import Counter, defaultdict
 from collections.abc import Sequence
@@ -20,9 +21,11 @@ from kie_async._core.lifecycle import ENDED, Intent
 from kie_async.states import JobState
 from tests.client.canaries import find_canaries
 from tests.simulation.calls import BUDGETS, PRICE
+from tests.simulation.plan import CLOSING
 
 if TYPE_CHECKING:
     from kie_async.testing.tasks import FakeTask
+    from tests.simulation.plan import Accident, Plan, Trouble
     from tests.simulation.world import Process, World
 
 __all__ = ["check_clients", "check_world"]
@@ -32,23 +35,25 @@ _JOB_ID = re.compile("kj_[0-9a-f]{32}")
 #: The states of a job whose task may be unknown: its caller was told that it is in doubt, or decides.
 _DOUBTFUL = frozenset({S.UNRESOLVED, S.ABANDONED, S.IN_DOUBT, S.SENDING})
 _FINAL = ENDED | {S.UNRESOLVED, S.STALLED}
-#: The seconds in which what works for a moment has to end.
-_SETTLING = 20
+#: The seconds in which what works for a while has to end, such as a create whose task a callback has reported.
+_SETTLING = 120
+#: The seconds after a disturbance in which its effects may last.
+_AFTERMATH = 45.0
 
 
 async def check_clients(world: World) -> None:
     """Check that nothing is left at the clients: no job, slot, token, waiter or task."""
     if any(row.state is S.STALLED for row in await world.rows()):
         return  # it is polled on
+    if any(one.kind == "forged callback" for one in world.plan.accidents):
+        return  # a task that a callback names is looked for in vain for a while
     for process in world.processes.values():
-        left = _left(process)
-        for _ in range(_SETTLING):  # a heartbeat, or a question for changes, may be at work
-            if left == Statistics():
+        for _ in range(_SETTLING):
+            if _left(process) == Statistics():
                 break
             await asyncio.sleep(1.0)
-            left = _left(process)
         else:
-            world.violations.append(f"{process.name} has something left: {left}")
+            world.violations.append(f"{process.name} has something left: {_left(process)}")
 
 
 def _left(process: Process) -> Statistics:
@@ -61,6 +66,7 @@ def check_world(world: World, rows: Sequence[Intent]) -> None:
     _check_tasks(world, rows)
     _check_rows(world, rows)
     _check_told(world)
+    _check_in_time(world)
     _check_limit(world)
     _check_budgets(world, rows)
     _check_leftovers(world)
@@ -130,11 +136,58 @@ def _check_told(world: World) -> None:
             world.violations.append(f"callers of {job_id} were told different ends: {sorted(ends)}")
 
 
-def _check_limit(world: World) -> None:
+def _check_in_time(world: World) -> None:
+    """Check that callers were told of ends in time, where nothing had disturbed the task, its job or the callers."""
     plan, truth = world.plan, world.fake.truth
-    busiest = truth.busiest_window(10.0, accepted=False)
+    faults: Sequence[Accident | Trouble] = (*plan.accidents, *plan.troubles)
+    disturbed = [
+        *((one.at, one.at + one.seconds + _AFTERMATH) for one in faults),
+        # Signed callbacks are refused where the clock is wrong.
+        *((one.at, math.inf) for one in plan.accidents if one.kind == "wall clock" and plan.signed),
+        *((call.began, (call.ended or math.inf) + _AFTERMATH) for call in world.calls if call.step.call in CLOSING),
+    ]
+    for call in world.calls:
+        if call.step.call == "map":
+            continue  # rows wait for each other
+        for at, _, task_id, _ in call.told:
+            task = truth.tasks[task_id]
+            if any(begin < at and task.created_at < end for begin, end in disturbed):
+                continue
+            running = sum(one.created_at <= at and one.ends_at >= task.ends_at for one in truth.created)
+            bound = _in_time(plan, task.ends_at - task.created_at, running)
+            late = at - max(task.ends_at, call.began)
+            world.counts["told in time"] += late <= bound
+            if late > bound:
+                world.violations.append(
+                    f"{call.step.call} was told {late:.1f} s after the end of a task of {task.charged:g} credits that"
+                    f" took {task.ends_at - task.created_at:.0f} s, while {running} ran; {bound:.1f} s are allowed"
+                )
+
+
+def _in_time(plan: Plan, duration: float, running: int) -> float:
+    """
+    Return the seconds after the end of a task within which its callers are told.
+
+    A callback is confirmed by the next poll. Without one, the interval between polls is a part of the duration that the
+    kind is known to take, a minute at first, and no shorter than the budget of polls allows: all tasks that run are
+    polled once in *running* / rate seconds.
+    """
+    network = 4.0 * plan.latency[1] + 4.0 * plan.disk
+    if plan.callbacks:
+        return 5.0 + network + running / plan.polls_per_second
+    return 10.0 + network + 0.15 * duration + 2.0 * running / plan.polls_per_second
+
+
+def _check_limit(world: World) -> None:
+    """Check that no more creates have reached the service than allowed, and that few were refused."""
+    plan, truth = world.plan, world.fake.truth
+    busiest = truth.busiest_window(10.0)
     if busiest > plan.creates and not world.may_exceed_limit:
         world.violations.append(f"{busiest} creates arrived within 10 s, {plan.creates} are allowed")
+    refused = sum(post.fault is None for post in truth.rate_limited)
+    world.counts["refused"] += refused
+    if plan.limit == plan.creates and refused and not any(one.kind == "lower limit" for one in plan.accidents):
+        world.violations.append(f"{refused} creates were refused at the service's own limit")
 
 
 def _check_budgets(world: World, rows: Sequence[Intent]) -> None:

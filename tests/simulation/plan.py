@@ -12,7 +12,19 @@ from typing import Any, Literal, TypeAlias
 
 import attrs
 
-__all__ = ["ACCIDENTS", "CALLS", "CLOSING", "JOURNALS", "MIXES", "Accident", "JournalKind", "Plan", "Step", "Trouble"]
+__all__ = [
+    "ACCIDENTS",
+    "CALLS",
+    "CLOSING",
+    "JOURNALS",
+    "MIXES",
+    "TROUBLES",
+    "Accident",
+    "JournalKind",
+    "Plan",
+    "Step",
+    "Trouble",
+]
 
 JournalKind: TypeAlias = Literal["memory", "sqlite", "postgres"]
 JOURNALS: tuple[JournalKind, ...] = ("memory", "sqlite", "postgres")

@@ -77,8 +77,9 @@ class SimSqlite(SqliteStore):
 
     def _use_disk(self, action: Callable[[sqlite3.Connection], T], connection: sqlite3.Connection) -> T:
         if self.world.disk_is_full:
-            msg = "database or disk is full"
-            raise sqlite3.OperationalError(msg)
+            error = sqlite3.OperationalError("database or disk is full")
+            error.sqlite_errorcode = sqlite3.SQLITE_FULL
+            raise error
         return action(connection)
 
     async def close(self) -> None:
@@ -240,6 +241,7 @@ class World:
         self.server: ModelServer | None = None
         if plan.journal == "postgres":
             self.server = ModelServer(now=lambda: START + self.scheduler.now, seed=plan.seed)
+        self._kinds = {_to_fault(trouble.fault()): trouble.kind for trouble in plan.troubles}
         service_loop = self._new_loop("service")
         with service_loop.running():
             self.fake = FakeKie(
@@ -252,7 +254,7 @@ class World:
                 fail_rate=plan.fail_rate,
                 webhook_key=WEBHOOK_KEY if plan.signed else None,
                 callback_delay=0.5,
-                faults=[_to_fault(trouble.fault()) for trouble in plan.troubles],
+                faults=list(self._kinds),
             )
         self.service = SimService(service_loop, self.fake, self._deliver, self._on_created)
 
@@ -366,6 +368,8 @@ class World:
         except StuckError as error:
             self.violations.append(str(error))
         finally:
+            for fault, times in self.fake._server.script.fired.items():
+                self.counts[f"trouble {self._kinds[fault]}"] += times
             log.removeHandler(handler)
             log.setLevel(level)
             global_random.setstate(state)
