@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import heapq
 import math
+import socket
 import sys
 import threading
 from collections import deque
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
 
     from anyio import CapacityLimiter
 
+    from tests.simulation.pipes import Listener, Network, ProtocolFactory
 
 __all__ = ["Scheduler", "SimLoop", "StuckError"]
 
@@ -79,6 +81,7 @@ class SimLoop(asyncio.BaseEventLoop):
         self.unhandled: list[str] = []
         self._order = Random(f"{seed} order")
         self._scheduler = scheduler
+        self.network: Network | None = None
         self._limiter: CapacityLimiter | None = None
         self._from_threads: deque[asyncio.Handle] = deque()
         self._thread_id = 0  # it runs as long as it is not closed
@@ -147,6 +150,27 @@ class SimLoop(asyncio.BaseEventLoop):
         self.call_later(before, act)
         return future
 
+    async def sock_connect(self, sock: socket.socket, address: Any) -> None:
+        """Find out if an address of the network accepts connections."""
+        await self._net.dial(self, sock, address)
+
+    async def create_connection(  # type: ignore[override]  # as aiohttp calls it
+        self, protocol_factory: ProtocolFactory, *_: object, sock: socket.socket, **__: object
+    ) -> tuple[asyncio.Transport, asyncio.BaseProtocol]:
+        """Connect a socket that has been "connected" before."""
+        return self._net.connect(self, protocol_factory, sock)
+
+    async def create_server(  # type: ignore[override]  # as aiohttp and the fake call it
+        self, protocol_factory: ProtocolFactory, host: str, port: int, **_: object
+    ) -> Listener:
+        """Accept connections to an address of the network."""
+        return self._net.listen(self, protocol_factory, host, port)
+
+    @property
+    def _net(self) -> Network:
+        assert self.network is not None, "this loop has no network"
+        return self.network
+
     def close(self) -> None:
         """Close the loop, whatever its tasks do."""
         self._thread_id = None
@@ -161,6 +185,7 @@ class SimLoop(asyncio.BaseEventLoop):
     async def _find_limiter(self) -> None:
         # anyio finds its backend through the current task.
         self._limiter = anyio.to_thread.current_default_thread_limiter()
+        self._limiter.total_tokens = 1  # the order in which several threads end would be real
 
     def _note_unhandled(self, _: object, context: dict[str, Any]) -> None:
         self.unhandled.append(f"{context.get('message')} {context.get('exception')!r}")
@@ -171,8 +196,10 @@ class SimLoop(asyncio.BaseEventLoop):
         """Return True while a real thread of anyio works for this loop, and its result has not arrived."""
         if self._limiter is None or not self._limiter.borrowed_tokens or self._from_threads:
             return False
-        workers = [one for one in threading.enumerate() if isinstance(one, WorkerThread) and one.loop is self]
-        return any(one not in one.idle_workers for one in workers)
+        return any(one not in one.idle_workers for one in self._workers())
+
+    def _workers(self) -> list[WorkerThread]:
+        return [one for one in threading.enumerate() if isinstance(one, WorkerThread) and one.loop is self]
 
     def next_timer(self) -> float:
         """Return the instant of the next timer, at most that of the end of a freeze; infinity if there is none."""
@@ -234,6 +261,8 @@ class SimLoop(asyncio.BaseEventLoop):
                 with suppress(BaseException):  # it may wait again, or use what is gone
                     coroutine.close()
                     break
+        for worker in self._workers():
+            worker.stop()
         self._ready.clear()
         self._scheduled.clear()
         if not self.is_closed():
