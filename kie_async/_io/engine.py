@@ -514,6 +514,7 @@ class Engine:
         try:
             self._stop_starting()
             self.supervisor.abandon()
+            self.admission.abandon()
             self._end_waits()
             if self.loop.is_closed():
                 self.transport.abandon()

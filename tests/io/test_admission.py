@@ -452,3 +452,19 @@ async def test_no_window_exceeds_the_limit_in_a_storm(seed: int) -> None:
     assert (0, 0) == (admission.tokens.in_use, admission.waiting)
     await anyio.sleep(10.0)
     assert bucket_of(admission).tokens == available(bucket_of(admission), anyio.current_time())
+
+
+@pytest.mark.parametrize("closed", [True, False], ids=["closed", "its loop was closed"])
+async def test_engine_that_ends_keeps_no_tokens(*, closed: bool) -> None:
+    """Its creates on the wire count as sent when it ends; unused tokens are free for the next engine."""
+    journal = MemoryJournal()
+    first = make_admission(journal=journal)
+    for _ in range(2):
+        (await acquire(first)).record_write()
+    await first.close() if closed else first.abandon()
+    second = make_admission(journal=journal)
+    tasks = await request_permits(second, 1, 2, 3)
+
+    assert 1 == len(granted_names(tasks))
+    await anyio.sleep(11.0)
+    assert 3 == len(granted_names(tasks))

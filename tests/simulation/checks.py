@@ -11,7 +11,8 @@ import json
 import math
 import re
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 import attrs
@@ -19,7 +20,7 @@ import attrs
 from kie_async import Statistics
 from kie_async._core.lifecycle import ENDED, Intent
 from kie_async.states import JobState
-from tests.client.canaries import find_canaries
+from tests.client.canaries import find_canaries, frames_of
 from tests.simulation.calls import BUDGETS, PRICE
 from tests.simulation.plan import CLOSING
 
@@ -37,6 +38,8 @@ _DOUBTFUL = frozenset({S.UNRESOLVED, S.ABANDONED, S.IN_DOUBT, S.SENDING})
 _FINAL = ENDED | {S.UNRESOLVED, S.STALLED}
 #: The seconds in which what works for a while has to end, such as a create whose task a callback has reported.
 _SETTLING = 120
+#: The errors of a simulation whose variables are searched.
+_ERRORS_WITH_VARIABLES = 4
 #: The seconds after a disturbance in which its effects may last.
 _AFTERMATH = 45.0
 
@@ -218,11 +221,29 @@ def _check_leftovers(world: World) -> None:
 
 
 def _check_secrets(world: World) -> None:
-    from tests.simulation.world import CANARIES
+    """Check that nothing shows a secret: no log, event or error, no variable of an error's frames, and no journal."""
+    from tests.helpers import PROMPT
+    from tests.simulation.world import CANARIES, SECRETS
 
-    texts = "\n".join([*world.texts, *(f"{call.error!r} {call.error}" for call in world.calls if call.error)])
+    errors = [call.error for call in world.calls if call.error is not None]
+    texts = "\n".join([*world.texts, *(f"{error!r} {error}" for error in errors)])
     if found := find_canaries(texts, CANARIES):
         world.violations.append(f"secrets were shown: {found}")
+    for error in errors[:_ERRORS_WITH_VARIABLES]:
+        for place, variables in frames_of(error):
+            if shown := find_canaries(" ".join(_texts(variables)), SECRETS):
+                world.violations.append(f"the variables of {place} have secrets: {shown}")
+    stored = world.stored_bytes().decode("latin-1")
+    secrets = (*SECRETS, PROMPT) if world.plan.store_inputs == "hash" else SECRETS
+    if found := find_canaries(stored, secrets):
+        world.violations.append(f"secrets are in the journal: {found}")
+
+
+def _texts(variables: Mapping[str, object]) -> Iterator[str]:
+    """Yield the texts of variables, and the representations of others, as an error tracker shows them."""
+    for value in variables.values():
+        with suppress(Exception):  # an object that is half made
+            yield repr(value)
 
 
 def _show(row: Intent) -> str:

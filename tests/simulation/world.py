@@ -24,7 +24,7 @@ import anyio
 import attrs
 
 from kie_async import Event, KieClient, KieError, Limits, RetryPolicy
-from kie_async._core.lifecycle import Intent
+from kie_async._core.lifecycle import OPEN, UNFINISHED, Intent
 from kie_async._io.journals.group_commit import GroupCommit
 from kie_async._io.journals.journal import Changes, Journal, Service
 from kie_async._io.journals.memory import MemoryJournal
@@ -42,7 +42,7 @@ from tests.simulation.service import CALLBACK_URL, URL_OF_SERVICE, SimService, S
 if TYPE_CHECKING:
     from kie_async._io.http.transport import Transport
 
-__all__ = ["CANARIES", "POLICY", "Process", "World"]
+__all__ = ["CANARIES", "POLICY", "SECRETS", "Process", "World"]
 
 T = TypeVar("T")
 
@@ -52,8 +52,9 @@ POLICY = RetryPolicy(
 #: The time in seconds within which every job has to end after everything has healed.
 HEALING = 1500.0
 WEBHOOK_KEY = "canary-of-the-webhook-key"
-#: None of these may be shown by anything.
-CANARIES = (KEY, WEBHOOK_KEY, PROMPT, DSN)
+#: None of these may be shown by anything; the first ones not even by a variable, or a journal.
+SECRETS = (KEY, WEBHOOK_KEY, DSN)
+CANARIES = (*SECRETS, PROMPT)
 #: The events that are kept to be shown.
 _SHOWN_EVENTS = 200
 _RECEIVER_TIMEOUT = 15.0
@@ -266,8 +267,11 @@ class World:
         return loop
 
     def _draw_duration(self, _model: str, random: Random) -> float:
-        if random.random() < _HUNG:
+        drawn = random.random()
+        if drawn < _HUNG:
             return math.inf
+        if drawn < 3 * _HUNG:  # it ends after its job has stalled
+            return POLICY.max_age + 100.0 * drawn / _HUNG
         median, sigma = self.plan.durations
         return random.lognormvariate(math.log(median), sigma)
 
@@ -388,9 +392,9 @@ class World:
             return
         self.begin_call(process, step)
 
-    def begin_call(self, process: Process, step: Step) -> Call:
+    def begin_call(self, process: Process, step: Step, job_id: str = "") -> Call:
         """Begin a call of a program."""
-        call = Call(step, process, self.scheduler.now)
+        call = Call(step, process, self.scheduler.now, job_id=job_id)
         for other in self.calls:
             if other.ended is None and other.process.alive:
                 self.pairs.add((min(step.call, other.step.call), max(step.call, other.step.call)))
@@ -649,17 +653,13 @@ class World:
         for process in self.processes.values():
             await self.run_in(process, process.kie.__aenter__)
             process.closed = False
-        for _ in range(3):  # what was given up for the account's sake is resumed
+        for round_number in range(3):  # what was given up for the account's sake is resumed
             for process in self.processes.values():
                 await self.run_in(process, process.kie.recover)
-            waits = []
-            for row in await self._unfinished():
-                process = self.random.choice(list(self.processes.values()))
-                step = Step(worker=process.number, at=self.scheduler.now, call="wait for id", number=0, choice=0)
-                call = self.begin_call(process, step)
-                call.job_id = row
-                waits.append(call)
-            while any(call.ended is None for call in [*waits, *self._living_calls()]):
+            if round_number == 1:
+                await self._decide()
+            calls = [self._call_of("wait for id", row.id) for row in await self.rows() if row.state in UNFINISHED]
+            while any(call.ended is None for call in [*calls, *self._living_calls()]):
                 await asyncio.sleep(1.0)
             while await self._undecided():
                 await asyncio.sleep(5.0)
@@ -674,21 +674,41 @@ class World:
     def _living_calls(self) -> list[Call]:
         return [call for call in self.calls if call.process.alive and call.loop in self.scheduler.loops]
 
-    async def _unfinished(self) -> list[str]:
-        process = next(iter(self.processes.values()))
-        return [info.job_id for info in await self.run_in(process, partial(process.kie.jobs, unfinished=True))]
+    def _call_of(self, name: str, job_id: str) -> Call:
+        """Begin a call that is about a job, at any worker."""
+        process = self.random.choice(list(self.processes.values()))
+        choice = self.random.randrange(1000)
+        step = Step(worker=process.number, at=self.scheduler.now, call=name, number=0, choice=choice)
+        return self.begin_call(process, step, job_id)
+
+    async def _decide(self) -> None:
+        """Decide for some jobs that are in doubt, as callers do."""
+        for row in await self.rows():
+            if row.state is JobState.UNRESOLVED:
+                decision = self.random.choice(("resolve", "resubmit", "abandon", ""))
+                if decision:
+                    self._call_of(decision, row.id)
 
     async def _undecided(self) -> bool:
         """Return True while rows may change without a decision of a caller."""
-        process = next(iter(self.processes.values()))
-        infos = await self.run_in(process, partial(process.kie.jobs, unfinished=True))
-        return any(info.state not in (JobState.UNRESOLVED, JobState.STALLED, JobState.INTENT) for info in infos)
+        for row in await self.rows():
+            task = self.fake.truth.tasks.get(row.task_id or "")
+            hangs = task is not None and task.ends_at == math.inf
+            if row.state in OPEN - {JobState.INTENT} and not (row.state is JobState.STALLED and hangs):
+                return True
+        return False
 
     async def rows(self) -> Sequence[Intent]:
         """Return all rows of the journal."""
         process = next(iter(self.processes.values()))
         engine = await self.run_in(process, process.kie._binding.engine)
         return await self.run_in(process, engine.journal.rows)
+
+    def stored_bytes(self) -> bytes:
+        """Return what the journal has on the disk, or in the database."""
+        if self.server is not None:
+            return self.server.snapshot()
+        return b"".join(path.read_bytes() for path in sorted(self.folder.iterdir()) if path.is_file())
 
     def _note_stuck(self) -> None:
         waiting = [

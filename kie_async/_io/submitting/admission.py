@@ -309,6 +309,10 @@ class Admission:
         self.tokens.read_again()
         self._grant()
 
+    def abandon(self) -> None:
+        """End all leases of the client's own state, because the event loop is over."""
+        self.tokens.abandon()
+
     async def close(self) -> None:
         """Return unused leases, and report the others, at the end of the client."""
         await self.tokens.close()

@@ -482,8 +482,22 @@ class TokenSupply:
     def _info(self, state: AccountState, now: float) -> AccountInfo:
         return state.info(self._journal.service.account_name, now, self._journal.service.account)
 
+    def abandon(self) -> None:
+        """Return what is unused, and take the creates on the wire for sent: the next engine continues with the state."""
+        if not self._is_own:
+            return  # its leases expire
+        for token in self._hand:
+            self.report(token, Verdict.UNSENT, pause=0.0)
+        for token in list(self._out.values()):
+            self.report(token, Verdict.IN_DOUBT, pause=0.0)
+        self._hand.clear()
+        if self._reports:
+            self._wanted = 0
+            self._exchange_own(self._runtime.now())
+
     async def close(self) -> None:
         """Return what is unused, and report what is known; the client ends."""
+        self.abandon()
         for token in self._hand:
             self.report(token, Verdict.UNSENT, pause=0.0)
         self._hand.clear()
