@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any
 
 import anyio
@@ -20,7 +21,11 @@ from kie_async import (
     TaskTimeoutError,
     TransportError,
 )
+from kie_async._core.lifecycle import ENDED, Intent
+from kie_async._io.journals.memory import MemoryJournal
+from kie_async.states import JobState
 from kie_async.testing import FakeKie, Fault
+from kie_async.testing.tasks import TaskFailure
 from kie_async.testing.truth import busiest_window
 from tests.helpers import KEY, assert_settled, client_and_fake, create_foreign_task, make_request
 
@@ -421,3 +426,29 @@ async def test_the_first_terminal_record_wins() -> None:
         assert 1 == setup.kie.statistics().duplicate_records == len(setup.reported(EventName.DUPLICATE_RECORD))
         assert 1 == len(setup.reported(EventName.ENDED))
         await assert_settled(setup.kie)
+
+
+class SlowJournal(MemoryJournal):
+    """A journal that takes a second to write an end."""
+
+    async def transition(self, seen: Intent, state: JobState, **changes: Any) -> Intent | None:
+        if state in ENDED:
+            await anyio.sleep(1.0)
+        return await super().transition(seen, state, **changes)
+
+
+@pytest.mark.parametrize("fails", [False, True], ids=["success", "failure"])
+async def test_older_answer_that_arrives_after_the_end_changes_nothing(*, fails: bool) -> None:
+    """It arrives while the end is being journaled; the wait would never end."""
+    slow = Fault("poll", "slow", after=True, seconds=0.5, between=(9.5, 9.99))
+    async with client_and_fake(client={"journal": SlowJournal()}, duration=10.0, faults=[slow]) as setup:
+        job = await setup.kie.submit(make_request())
+        setup.fake.truth.tasks[job.task_id or ""].failure = TaskFailure("500", "busy") if fails else None
+        async with anyio.create_task_group() as group:
+            await anyio.sleep(9.8 - anyio.current_time())
+            group.start_soon(job.status)
+            await anyio.sleep(10.1 - anyio.current_time())
+            group.start_soon(job.status)
+            with pytest.raises(TaskFailedError) if fails else nullcontext():
+                await job.wait(timeout=60.0)
+        assert anyio.current_time() < 12.0

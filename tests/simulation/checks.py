@@ -145,6 +145,7 @@ def _check_in_time(world: World) -> None:
     faults: Sequence[Accident | Trouble] = (*plan.accidents, *plan.troubles)
     disturbed = [
         *((one.at, one.at + one.seconds + _AFTERMATH) for one in faults),
+        *((begin, end + _AFTERMATH) for begin, end in world.disturbed),
         # Signed callbacks are refused where the clock is wrong.
         *((one.at, math.inf) for one in plan.accidents if one.kind == "wall clock" and plan.signed),
         *((call.began, (call.ended or math.inf) + _AFTERMATH) for call in world.calls if call.step.call in CLOSING),

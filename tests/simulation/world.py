@@ -230,6 +230,8 @@ class World:
         self.forgotten: dict[str, Intent] = {}
         self.pairs: set[tuple[str, str]] = set()
         self.healed_at = math.inf
+        #: When aimed accidents have happened: from, and until.
+        self.disturbed: list[tuple[float, float]] = []
         #: True if something has happened after which the service may see more creates than configured.
         self.may_exceed_limit = False
         self._hash = hashlib.sha256()
@@ -466,6 +468,7 @@ class World:
             accident = self._aims.get(number)
             if accident is not None and process.name == name and process.alive:
                 del self._aims[number]
+                self.disturbed.append((self.scheduler.now, self.scheduler.now + accident.seconds))
                 if accident.kind.startswith("kill"):
                     self.kill(process, accident.seconds)
                 else:

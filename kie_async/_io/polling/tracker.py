@@ -227,6 +227,8 @@ class Tracker:
         if not job.foreign and job.state not in (JobState.SUBMITTED, JobState.STALLED):
             self._report_duplicate(job, record)
             return
+        if not record.ended and _has_ended(job, record):
+            return  # an answer that was on its way while the end was read, and is being journaled
         if record.succeeded and not has_result(record) and job.empty_polls < MAX_EMPTY_POLLS - 1:
             # Seen in practice: the state says success before the result is there.
             job.empty_polls += 1
@@ -307,6 +309,12 @@ class Tracker:
             timer.cancel()
         job.timers = ()
         self._running.discard(job)
+
+
+def _has_ended(job: LiveJob, record: TaskRecord) -> bool:
+    """Return True if the task of a record is known to have ended."""
+    known = job.last_record()
+    return known is not None and known.ended and known.task_id == record.task_id
 
 
 def _has_outlived(job: LiveJob, poll: PollResult) -> bool:

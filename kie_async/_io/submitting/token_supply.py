@@ -483,7 +483,7 @@ class TokenSupply:
         return state.info(self._journal.service.account_name, now, self._journal.service.account)
 
     def abandon(self) -> None:
-        """Return what is unused, and take the creates on the wire for sent: the next engine continues with the state."""
+        """Return what is unused, and take creates on the wire for sent, for the next engine."""
         if not self._is_own:
             return  # its leases expire
         for token in self._hand:
