@@ -141,7 +141,7 @@ def _run(mutant: Mutant, first: int, last: int, most: int, *, stop: bool) -> Non
         except Exception as error:  # noqa: BLE001 (the simulation itself has failed)
             violations = [f"the simulation raised {error!r}"]
         cpu = time.process_time() - began
-        print(json.dumps([plan.seed, round(cpu, 3), violations[:1]]), flush=True)  # noqa: T201
+        print(json.dumps([plan.seed, round(cpu, 3), violations[:1]]), flush=True)
         if stop and violations:
             return
 
@@ -234,7 +234,7 @@ def main() -> int:
         for mutant in chosen:
             for module, changes in mutant.changes.items():
                 compile(change_source((ROOT / f"{module.replace('.', '/')}.py").read_text(), changes), module, "exec")
-            print(mutant.name)  # noqa: T201
+            print(mutant.name)
         return 0
     if given.seeds is not None:
         (mutant,) = chosen
@@ -249,7 +249,7 @@ def main() -> int:
         told = (
             "SURVIVES" if result is None else f"{result.seeds:>4} seeds {result.cpu:>6.1f} s  {result.violation[:100]}"
         )
-        print(f"{mutant.name:<45} {told}", flush=True)  # noqa: T201
+        print(f"{mutant.name:<45} {told}", flush=True)
         found.pop(mutant.name, None)
         if result is not None:
             found[mutant.name] = result
