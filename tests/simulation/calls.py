@@ -90,9 +90,10 @@ class Call:
 
 
 def _request(call: Call) -> tuple[Request, str | None]:
-    """Return the request of a call and its key: equal keys have equal requests."""
+    """Return the request of a call and its key: equal keys have equal requests, but for a few."""
     if call.step.key:
-        return make_request(call.step.number), f"key-{call.step.number}"
+        differs = call.step.choice % 25 == 0
+        return make_request(call.step.number + 5_000 * differs), f"key-{call.step.number}"
     return make_request(10_000 + call.step.choice * 1000 + call.step.number), None
 
 
@@ -114,6 +115,14 @@ async def _wait(world: World, call: Call, job_id: str, wait: Awaitable[Generatio
 async def _generate(world: World, call: Call) -> None:
     request, key = _request(call)
     await _wait(world, call, "", call.kie.generate(request, key=key, timeout=call.step.timeout))
+    _check_request(world, call, request)
+
+
+def _check_request(world: World, call: Call, request: Request) -> None:
+    """Check that the task that a caller has learned of is one of its request."""
+    task = world.fake.truth.tasks.get(call.told[-1][2]) if call.told else None
+    if task is not None and task.input.get("prompt") != request.input(dict.fromkeys(request.images(), ""))["prompt"]:
+        world.violations.append(f"{call.step.call} was told of a task of another request: {task.task_id}")
 
 
 async def _submit(world: World, call: Call) -> None:
@@ -123,6 +132,8 @@ async def _submit(world: World, call: Call) -> None:
     world.note_job(job.id)
     if call.step.choice % 2:
         await _wait(world, call, job.id, job.wait(call.step.timeout))
+        if not world.resubmitted[job.id]:
+            _check_request(world, call, request)
 
 
 def _pick(world: World, call: Call) -> str:
@@ -185,10 +196,15 @@ async def _abandon(world: World, call: Call) -> None:
 
 
 async def _forget(world: World, call: Call) -> None:
-    rows = await call.kie._binding.engine()
-    for row in await rows.journal.rows():
-        world.forgotten[row.id] = row
+    journal = (await call.kie._binding.engine()).journal
+    before = {row.id: row for row in await journal.rows()}
+    world.forgotten |= before
     await call.kie.forget(before=call.loop.wall_time() - call.step.choice % 60)
+    after = {row.id for row in await journal.rows()}
+    for job_id, row in before.items():
+        world.states.setdefault(job_id, row.state)
+        if job_id not in after:
+            world.deleted.add(job_id)
 
 
 async def _jobs(world: World, call: Call) -> None:
@@ -251,11 +267,14 @@ async def _map(world: World, call: Call) -> None:
             if isinstance(outcome, Done):
                 # Of the job that was made last: a retry is another job.
                 world.note_told(call, outcome.generation.job_id or "", outcome.generation.task_id, "success")
+                if share:
+                    world.yields[outcome.generation.task_id].add(call.process.name)
             elif isinstance(outcome, Failed) and isinstance(outcome.error, TaskFailedError) and outcome.error.task_id:
                 world.note_told(call, outcome.error.job_id or "", outcome.error.task_id, "fail")
             elif isinstance(outcome, InDoubt):
                 world.counts["row in doubt"] += 1
             if seen == leaves:
+                world.leaves = True
                 break
             if choice % 17 == 0:
                 run.stop()
@@ -300,13 +319,14 @@ async def _statistics(_: World, call: Call) -> None:
 async def _close(_: World, call: Call) -> None:
     """Close the client, and open it again after a while."""
     process = call.process
-    process.closed = True
+    process.closed, process.recovers = True, False
     await call.kie.aclose(drain=(0.0, 0.3, 5.0)[call.step.choice % 3])
     await anyio.sleep(call.step.choice % 4 * 2.0)
     await call.kie.__aenter__()
     process.closed = False
     if call.step.choice % 2:
         await call.kie.recover()
+        process.recovers = True
 
 
 async def _close_loop(world: World, call: Call) -> None:

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 import attrs
 
 from kie_async import Statistics
-from kie_async._core.lifecycle import ENDED, Intent
+from kie_async._core.lifecycle import ENDED, OPEN, Intent
 from kie_async.states import JobState
 from tests.client.canaries import find_canaries, frames_of
 from tests.simulation.calls import BUDGETS, PRICE
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from tests.simulation.plan import Accident, Plan, Trouble
     from tests.simulation.world import Process, World
 
-__all__ = ["check_clients", "check_world"]
+__all__ = ["check_clients", "check_owners", "check_world"]
 
 S = JobState
 _JOB_ID = re.compile("kj_[0-9a-f]{32}")
@@ -42,6 +42,13 @@ _SETTLING = 120
 _ERRORS_WITH_VARIABLES = 4
 #: The seconds after a disturbance in which its effects may last.
 _AFTERMATH = 45.0
+_OK = 200
+_MAINTENANCE = 455
+#: The seconds within which each worker has learned of maintenance, and those between two probes.
+_LEARNING = 5.0
+_PROBE_INTERVAL = 59.0
+#: The seconds within which the end of a stalled job is seen.
+_STALLED_FOR = 200.0
 
 
 async def check_clients(world: World) -> None:
@@ -59,6 +66,17 @@ async def check_clients(world: World) -> None:
             world.violations.append(f"{process.name} has something left: {_left(process)}")
 
 
+async def check_owners(world: World) -> None:
+    """Check that a living worker works on each job that was left, since some worker has called ``recover()``."""
+    processes = world.processes.values()
+    if world.plan.journal == "memory" or not any(process.recovers for process in processes):
+        return
+    alive = {process.stores[-1].worker for process in processes}
+    for row in await world.rows():
+        if row.state in OPEN and row.owner not in alive and (row.state is not S.INTENT or row.owner is not None):
+            world.violations.append(f"a job has no living owner: {_show(row)}")
+
+
 def _left(process: Process) -> Statistics:
     left = attrs.evolve(process.kie.statistics(), polls=0, callbacks=0, confirmations=0, duplicate_records=0)
     return attrs.evolve(left, other_workers=0, in_flight_elsewhere=0)
@@ -71,7 +89,10 @@ def check_world(world: World, rows: Sequence[Intent]) -> None:
     _check_told(world)
     _check_in_time(world)
     _check_limit(world)
+    _check_gate(world)
     _check_budgets(world, rows)
+    _check_forgotten(world)
+    _check_shared(world)
     _check_leftovers(world)
     _check_secrets(world)
 
@@ -94,10 +115,50 @@ def _check_tasks(world: World, rows: Sequence[Intent]) -> None:
         known = task.task_id in (row.task_id, *row.duplicate_task_ids)
         if not (known or row.ambiguous_attempts or row.state in _DOUBTFUL or world.resubmitted[row.id]):
             world.violations.append(f"a paid task is not known: {task.task_id}, {_show(row)}")
+    _check_answers(world, named)
+    _check_doubts(world, rows)
     for job_id, number in tasks.items():
         paid = by_id[job_id]
         if number > 1 + paid.ambiguous_attempts + world.resubmitted[job_id]:
             world.violations.append(f"{number} tasks were paid for {_show(paid)}")
+
+
+def _check_answers(world: World, named: dict[str, Intent]) -> None:
+    """Check that a task is known whose create was answered to a process that lived on, or whose callback was taken."""
+    if _has(world, "failover", "commits lost"):
+        return  # what was known with what has died is lost
+    lives = {process.name: process for process in world.processes.values()}
+    closing = {step.worker for step in world.plan.steps if step.call in CLOSING}
+    for name, task_id in world.service.answered:
+        process = lives.get(name)
+        if process is not None and process.number not in closing and task_id not in named:
+            world.violations.append(f"the answer to {name} is not known: {task_id}")
+    if any(trouble.kind.startswith("poll") for trouble in world.plan.troubles):
+        return  # the service may have said for long that it does not know the task
+    taken = {callback.task_id for callback in world.fake.truth.callbacks if callback.status == _OK}
+    for task_id in taken - named.keys():
+        world.violations.append(f"the task of a callback that was taken is not known: {task_id}")
+
+
+def _check_doubts(world: World, rows: Sequence[Intent]) -> None:
+    """Check that no job is in doubt that was never sent, unless a process has ended or stood still."""
+    ends = any(step.call in CLOSING or step.call == "resolve" for step in world.plan.steps)
+    if ends or _has(world, "kill", "freeze"):
+        return
+    sent = {_prompt(post.body) for post in world.fake.truth.create_requests}
+    for row in rows:
+        if row.state in (S.IN_DOUBT, S.UNRESOLVED) and row.input and json.loads(row.input).get("prompt") not in sent:
+            world.violations.append(f"a job is in doubt that was never sent: {_show(row)}")
+
+
+def _prompt(body: object) -> object:
+    given = body.get("input") if isinstance(body, dict) else None
+    return given.get("prompt") if isinstance(given, dict) else None
+
+
+def _has(world: World, *kinds: str) -> bool:
+    """Return True if an accident of a kind is in the plan."""
+    return any(accident.kind.startswith(kinds) for accident in world.plan.accidents)
 
 
 def _row_of(task: FakeTask, by_id: dict[str, Intent], by_prompt: dict[str, list[Intent]]) -> Intent | None:
@@ -119,6 +180,8 @@ def _check_rows(world: World, rows: Sequence[Intent]) -> None:
             task is None or task.state(world.scheduler.now) != ("fail" if row.state is S.FAILED else "success")
         ):
             world.violations.append(f"a row does not agree with its task: {_show(row)}")
+        if row.state is S.STALLED and task is not None and task.ends_at < world.scheduler.now - _STALLED_FOR:
+            world.violations.append(f"the end of a stalled job was not seen: {_show(row)}")
         if task is not None and task.callback_url and row.id not in task.callback_url:
             world.violations.append(f"a row has the task of another job: {_show(row)} {task.callback_url}")
 
@@ -194,13 +257,56 @@ def _check_limit(world: World) -> None:
         world.violations.append(f"{refused} creates were refused at the service's own limit")
 
 
+def _check_gate(world: World) -> None:
+    """Check that no worker sends creates while one has learned of maintenance, but for a probe a minute."""
+    if _has(world, "failover") or any(trouble.kind.startswith("create") for trouble in world.plan.troubles):
+        return
+    known_at: float | None = None
+    probed_at = -math.inf
+    for post in world.fake.truth.create_requests:
+        if post.code != _MAINTENANCE:
+            known_at = None
+        elif known_at is None:
+            known_at, probed_at = (post.answered_at or post.at) + _LEARNING, -math.inf
+        elif post.at > known_at:
+            if post.at < probed_at + _PROBE_INTERVAL:
+                world.violations.append(f"a create was sent during maintenance, at {post.at:.1f}")
+            probed_at = post.at
+
+
+def _check_forgotten(world: World) -> None:
+    """Check that forget() has deleted only jobs that had ended."""
+    ends = any(step.call in CLOSING for step in world.plan.steps)
+    if ends or _has(world, "kill", "failover", "commits lost"):
+        return
+    for job_id in world.deleted:
+        if world.states[job_id] not in ENDED:
+            world.violations.append(f"{job_id} was deleted, and was {world.states[job_id]}")
+
+
+def _check_shared(world: World) -> None:
+    """Check that shared runs have yielded each result once."""
+    cut = any(call.step.call == "map" and (call.was_cancelled or call.error) for call in world.calls)
+    if cut or world.leaves or any(step.call in CLOSING for step in world.plan.steps) or world.plan.accidents:
+        return
+    for task_id, names in world.yields.items():
+        if len(names) > 1:
+            world.violations.append(f"shared runs of {sorted(names)} have yielded {task_id}")
+
+
 def _check_budgets(world: World, rows: Sequence[Intent]) -> None:
     ids: defaultdict[str, set[str]] = defaultdict(set)
     for row in (*world.forgotten.values(), *rows):
         if row.budget is not None:
             ids[row.budget].add(row.id)
     for name, jobs in ids.items():
-        tasks = [task for task in world.fake.truth.created if _of(task, jobs)]
+        known = {
+            task_id
+            for row in (*world.forgotten.values(), *rows)
+            if row.id in jobs
+            for task_id in (row.task_id, *row.duplicate_task_ids)
+        }
+        tasks = [task for task in world.fake.truth.created if task.task_id in known or _of(task, jobs)]
         cost = sum(task.credits(world.scheduler.now) for task in tasks)
         if cost > BUDGETS[name] + PRICE and not any(world.resubmitted[job] for job in jobs):
             world.violations.append(f"budget {name}: {cost:g} credits were paid, {BUDGETS[name]:g} are allowed")

@@ -67,12 +67,14 @@ ACCIDENTS: Mapping[str, tuple[JournalKind, ...]] = {
     "kill": ("sqlite", "postgres"),
     "kill all": ("sqlite", "postgres"),
     "kill with an answer in flight": ("sqlite", "postgres"),
+    "kill after a callback": ("sqlite", "postgres"),
     "freeze": JOURNALS,
     "freeze with an answer in flight": ("sqlite", "postgres"),
     "wall clock": JOURNALS,
     "disk full": ("sqlite",),
     "disk slow": ("sqlite", "postgres"),
     "disk stalls before a create": ("sqlite", "postgres"),
+    "journal fails before a create": ("sqlite", "postgres"),
     "database away": ("postgres",),
     "answers of commits lost": ("postgres",),
     "commits lost": ("postgres",),
@@ -116,6 +118,11 @@ _TROUBLES: Mapping[str, tuple[str, Mapping[str, Any]]] = {
     "create status 401, paid": ("create", {"kind": "status", "status": 401, "after": True}),
     "create status 500, paid": ("create", {"kind": "status", "status": 500, "after": True}),
     "create id elsewhere": ("create", {"kind": "alter", "data": {"taskId": ""}, "after": True}),
+    "create 401 page, paid": ("create", {"kind": "html", "status": 401, "after": True}),
+    "create 500 in words, paid": (
+        "create",
+        {"kind": "code", "code": 500, "msg": "The current content could not be processed in time.", "after": True},
+    ),
     "create redirect": ("create", {"kind": "redirect"}),
     "poll lost": ("poll", {"kind": "reset"}),
     "poll silent": ("poll", {"kind": "silence"}),
@@ -386,6 +393,7 @@ def _draw_accidents(
             kinds[kind] = 3.0
     if not callbacks:
         del kinds["forged callback"]
+        kinds.pop("kill after a callback", None)
     names, weights = _swarm(random, kinds)
     found = [
         Accident(

@@ -23,6 +23,7 @@ from kie_async._io.http.transport import CREATE_TIMEOUT, Exchange, HttpResponse,
 from kie_async.testing import FakeKie
 from kie_async.testing.responses import FakeResponse, apply_fault
 from kie_async.testing.server import IncomingRequest
+from kie_async.testing.truth import LoggedCreate
 
 if TYPE_CHECKING:
     from typing import Self
@@ -91,6 +92,8 @@ class SimService:
         self.loop = loop
         self.fake = fake
         self._on_created = on_created
+        #: The tasks whose create was answered without a fault, and the processes that have got the answer.
+        self.answered: list[tuple[str, str]] = []
         self._server = fake._server
         self._routes: dict[tuple[str, str], tuple[FaultPlace, Handler]] = {
             (method, path): (place, handler) for method, path, place, handler in fake._routes.table()
@@ -162,6 +165,8 @@ class SimService:
         elif kind == "half_body":
             reply(Reply(error="ClientPayloadError", partial=response.body[: len(response.body) // 2]))
         else:
+            if fault is None and isinstance(entry, LoggedCreate) and entry.task_id is not None:
+                self.answered.append((process, entry.task_id))
             reply(Reply(response))
 
     def _log(self, entry: LoggedRequest, kind: str | None, response: FakeResponse) -> None:

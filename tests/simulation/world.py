@@ -12,7 +12,7 @@ import logging
 import math
 import random as global_random
 import sqlite3
-from collections import Counter, deque
+from collections import Counter, defaultdict, deque
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
@@ -58,7 +58,13 @@ CANARIES = (*SECRETS, PROMPT)
 #: The events that are kept to be shown.
 _SHOWN_EVENTS = 200
 _RECEIVER_TIMEOUT = 15.0
-_HUNG = 0.01
+#: The status of the answer to a callback that was taken.
+_TAKEN = 200
+_HUNG = 0.02
+#: The seconds after which all that was left has a living owner.
+_TAKEN_OVER = 40.0
+#: The seconds after a freeze in which other workers may take a process for ended.
+_AWAY = 20.0
 
 
 class SimSqlite(SqliteStore):
@@ -69,6 +75,8 @@ class SimSqlite(SqliteStore):
     async def transition(
         self, seen: Intent, state: JobState, *, at: float, account_epoch: int | None = None, **changes: Unpack[Changes]
     ) -> Intent | None:
+        if state is JobState.SENDING:
+            self.world.note_sending(self)
         row = await super().transition(seen, state, at=at, account_epoch=account_epoch, **changes)
         self.world.note_transition(seen, row)
         return row
@@ -81,7 +89,13 @@ class SimSqlite(SqliteStore):
             error = sqlite3.OperationalError("database or disk is full")
             error.sqlite_errorcode = sqlite3.SQLITE_FULL
             raise error
+        self.world.watch_owners(connection)
         return action(connection)
+
+    @property
+    def is_ended(self) -> bool:
+        """True if it is not open."""
+        return self._commits is None or self._commits.closed
 
     async def close(self) -> None:
         _end_writer(self._commits, self.world)
@@ -108,9 +122,16 @@ class SimPostgres(ModelStore):
 
     world: World
 
+    @property
+    def is_ended(self) -> bool:
+        """True if it is not open."""
+        return self._commits is None or self._commits.closed
+
     async def transition(
         self, seen: Intent, state: JobState, *, at: float, account_epoch: int | None = None, **changes: Unpack[Changes]
     ) -> Intent | None:
+        if state is JobState.SENDING:
+            self.world.note_sending(self)
         row = await super().transition(seen, state, at=at, account_epoch=account_epoch, **changes)
         self.world.note_transition(seen, row)
         return row
@@ -169,6 +190,10 @@ class Process:
         memory: Its journal in memory.
 
         closed: True while the client is closed.
+
+        alive: False once it was killed.
+
+        recovers: True once it has called ``recover()``, so that it takes over what others leave.
     """
 
     number: int
@@ -179,6 +204,7 @@ class Process:
     memory: SimMemory | None = None
     closed: bool = False
     alive: bool = True
+    recovers: bool = False
 
 
 class _Log(logging.Handler):
@@ -229,6 +255,12 @@ class World:
         self.resubmitted: Counter[str] = Counter()
         self.forgotten: dict[str, Intent] = {}
         self.pairs: set[tuple[str, str]] = set()
+        #: The last known state of each job; the jobs that forget() has deleted.
+        self.states: dict[str, JobState] = {}
+        self.deleted: set[str] = set()
+        #: The processes whose shared runs have yielded each task; True if one of them was left early.
+        self.yields: defaultdict[str, set[str]] = defaultdict(set)
+        self.leaves = False
         self.healed_at = math.inf
         #: When aimed accidents have happened: from, and until.
         self.disturbed: list[tuple[float, float]] = []
@@ -238,6 +270,7 @@ class World:
         self._lives: Counter[int] = Counter()
         self._aims: dict[int, Accident] = {}
         self._stalls: dict[int, float] = {}
+        self._failures: dict[int, Accident] = {}
         self._slow_until = -math.inf
         self._disk = Random(f"{plan.seed} disk")
         self.own = self._new_loop("world")
@@ -269,11 +302,8 @@ class World:
         return loop
 
     def _draw_duration(self, _model: str, random: Random) -> float:
-        drawn = random.random()
-        if drawn < _HUNG:
-            return math.inf
-        if drawn < 3 * _HUNG:  # it ends after its job has stalled
-            return POLICY.max_age + 100.0 * drawn / _HUNG
+        if random.random() < _HUNG:
+            return random.choice((math.inf, random.uniform(1.0, 2.0) * POLICY.max_age))
         median, sigma = self.plan.durations
         return random.lognormvariate(math.log(median), sigma)
 
@@ -307,9 +337,12 @@ class World:
     async def _begin_life(self, process: Process) -> None:
         with suppress(KieError):  # the journal may be away; each call opens it again
             await process.kie.__aenter__()
+            if self.server is not None:
+                self.watch_owners(self.server._rows)
             if self.plan.callbacks:
                 process.kie.callbacks.asgi_app()
             await process.kie.recover()
+            process.recovers = True
 
     def _make_journal(self, process: Process) -> Journal:
         plan = self.plan
@@ -454,6 +487,47 @@ class World:
         """Note that a row has changed."""
         if row is not None:
             self.counts[f"transition {seen.state} -> {row.state}"] += 1
+            self.states[row.id] = row.state
+
+    def note_sending(self, store: SimSqlite | SimPostgres) -> None:
+        """Let the journal fail before a create, and its process perhaps be killed soon after that."""
+        process = next((one for one in self.processes.values() if store in one.stores), None)
+        accident = None if process is None else self._failures.pop(process.number, None)
+        if process is None or accident is None:
+            return
+        self.trace(f"the journal of {process.name} fails before a create")
+        if self.server is None:
+            self._switch("disk full", on=True)
+            self.own.call_later(accident.seconds, partial(self._switch, "disk full", on=False))
+        else:
+            self.server.stop()
+            self.own.call_later(accident.seconds, self.server.start)
+        if accident.value < 0.5:
+            self.own.call_later(min(2.0, accident.seconds / 2), self.kill, process, accident.seconds)
+
+    def watch_owners(self, connection: sqlite3.Connection) -> None:
+        """Let each change of the owner of a row, and of nothing else, through a connection be noted."""
+        if not connection.execute("SELECT 1 FROM sqlite_master WHERE name = 'intents'").fetchone():
+            return
+        connection.create_function("note_owner", 3, self._note_owner)
+        connection.execute(
+            "CREATE TEMP TRIGGER IF NOT EXISTS owners AFTER UPDATE OF owner ON main.intents"
+            " WHEN OLD.owner IS NOT NULL AND NEW.owner IS NOT NULL AND OLD.owner <> NEW.owner"
+            " AND OLD.state = NEW.state"
+            " BEGIN SELECT note_owner(OLD.owner, NEW.owner, NEW.id); END"
+        )
+
+    def _note_owner(self, before: str, after: str, job_id: str) -> None:
+        """Check that a worker that is alive, and was not away, keeps its jobs."""
+        self.counts["take-over"] += 1
+        for process in self.processes.values():
+            store = process.stores[-1] if process.stores else None
+            if store is None or store.is_ended or store.worker != before or not process.alive or process.closed:
+                continue
+            slow = any(one.kind in ("disk slow", "disk stalls before a create") for one in self.plan.accidents)
+            away = process.loop.frozen_until > self.scheduler.now - _AWAY or (slow and self.server is not None)
+            if process.loop in self.scheduler.loops and not away:
+                self.violations.append(f"{job_id} was taken from {process.name}, which is alive, by {after[-6:]}")
 
     def _note_event(self, event: Event) -> None:
         self.counts[f"event {event.name}"] += 1
@@ -466,7 +540,7 @@ class World:
         self.trace(f"task {len(self.fake.truth.tasks)} for {name}")
         for number, process in self.processes.items():
             accident = self._aims.get(number)
-            if accident is not None and process.name == name and process.alive:
+            if accident is not None and accident.kind.endswith("flight") and process.name == name and process.alive:
                 del self._aims[number]
                 self.disturbed.append((self.scheduler.now, self.scheduler.now + accident.seconds))
                 if accident.kind.startswith("kill"):
@@ -491,6 +565,10 @@ class World:
         self.trace(f"{process.name} answers a callback with {status}")
         self.counts[f"callback {status}"] += 1
         self.service.loop.call_soon(lambda: None if answer.done() else answer.set_result(status))
+        accident = self._aims.get(process.number)
+        if accident is not None and accident.kind.endswith("callback") and status == _TAKEN:
+            del self._aims[process.number]
+            self.kill(process, accident.seconds)
 
     # -- accidents --------------------------------------------------------------------------------------------------
 
@@ -506,6 +584,8 @@ class World:
             self._slow_until = self.scheduler.now + accident.seconds
         elif accident.kind == "disk stalls before a create":
             self._stalls[accident.worker] = accident.seconds
+        elif accident.kind == "journal fails before a create":
+            self._failures[accident.worker] = accident
         elif accident.kind == "forged callback":
             self.own.create_task(self._forge(accident))
         elif accident.kind in ("disk full", "lower limit", "no credits", "maintenance"):
@@ -515,7 +595,7 @@ class World:
             self._happen_to_database(self.server, accident)
 
     def _happen_to_processes(self, accident: Accident, process: Process) -> bool:
-        if accident.kind.endswith("with an answer in flight"):
+        if accident.kind.endswith(("with an answer in flight", "after a callback")):
             self._aims[accident.worker] = accident
         elif accident.kind in ("kill", "kill all"):
             for one in [process] if accident.kind == "kill" else list(self.processes.values()):
@@ -604,7 +684,7 @@ class World:
         old._thread_id = None
         if close:
             old.close()
-        process.loop = self._new_loop(f"{old.name}'", wall_offset=old.wall_offset)
+        process.loop, process.recovers = self._new_loop(f"{old.name}'", wall_offset=old.wall_offset), False
         self._prepare_loop(process)
 
     def _restart(self, number: int) -> None:
@@ -622,6 +702,7 @@ class World:
             self.fake.credits, self.fake.limit, self.fake.maintenance = 1e6, self.plan.limit, False
         self.disk_is_full, self._slow_until = False, -math.inf
         self._aims.clear()
+        self._failures.clear()
         self._stalls.clear()
         if self.server is not None:
             self.server.start()
@@ -656,6 +737,8 @@ class World:
         for process in self.processes.values():
             await self.run_in(process, process.kie.__aenter__)
             process.closed = False
+        await asyncio.sleep(_TAKEN_OVER)
+        await checks.check_owners(self)
         for round_number in range(3):  # what was given up for the account's sake is resumed
             for process in self.processes.values():
                 await self.run_in(process, process.kie.recover)
