@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import AsyncIterator, Callable
-from contextlib import closing
+from contextlib import AsyncExitStack, closing
 from functools import partial
 from typing import Any
 
@@ -192,6 +192,30 @@ async def test_clock_step_takes_no_job_of_a_living_worker(server: ModelServer, s
                 await journal.change_account(note)
         assert await other.is_owner_alive(row)
     assert [pytest.approx(START, abs=0.01)] * 10 == times
+
+
+@pytest.mark.parametrize("opened_before", [True, False], ids=["before the step", "after the step"])
+async def test_worker_that_has_sent_nothing_sees_a_clock_step(server: ModelServer, *, opened_before: bool) -> None:
+    """It has compared the clocks at each heartbeat; one that opens later relies on those of the others."""
+
+    async def shared_time(journal: Any) -> float:
+        return (await journal.change_account(lambda _text, now: (None, 0, now))).result - asyncio_time()
+
+    asyncio_time = asyncio.get_running_loop().time
+    async with open_postgres(server) as owner:
+        await owner.change_account(lambda _text, _now: ("state", 7, None))
+        async with AsyncExitStack() as stack:
+            if opened_before:
+                idle = await stack.enter_async_context(open_postgres(server))
+                await live(3.0, owner, idle)
+                server.step_clock(2000.0)
+            else:
+                await live(3.0, owner)
+                server.step_clock(2000.0)
+                await live(3.0, owner)
+                idle = await stack.enter_async_context(open_postgres(server))
+            assert pytest.approx(START, abs=0.01) == await shared_time(idle)
+    assert [(7, "state")] == server.read("SELECT epoch, state FROM accounts")
 
 
 # -- notifications -----------------------------------------------------------------------------------------------------

@@ -352,6 +352,8 @@ class PostgresStore:
         if not self._news.heard_own and not session.asks:
             # The server sends a session its own notifications before it has answered: this one gets none.
             await self._opened(self._commits).run(PostgresSession.listen_again, writes=False)
+        # A step of the server's clock is seen by comparing readings: a worker that has none would believe the clock.
+        await self.change_account(_read_only)
         return workers
 
     async def workers(self) -> Sequence[WorkerInfo]:
@@ -449,6 +451,10 @@ class PostgresStore:
         wrong = JournalError(f"{journal} cannot be used: {reason.rstrip('.')}. {advice}")
         wrong.__cause__ = error
         return retryable(wrong) if isinstance(error, psycopg.OperationalError) else wrong
+
+
+def _read_only(_text: str | None, _now: float) -> tuple[None, int, None]:
+    return None, 0, None
 
 
 def _retrieve_error(done: asyncio.Future[Any]) -> None:

@@ -21,7 +21,7 @@ _T = TypeVar("_T")
 MOST_ATTEMPTS = 50
 _OF_ACCOUNT = "origin = %(own_origin)s AND name = %(own_account_name)s"
 _READ = (
-    "SELECT extract(epoch FROM clock_timestamp())::double precision, version, clock_steps, state"
+    "SELECT extract(epoch FROM clock_timestamp())::double precision, version, clock_steps, state, epoch"
     f" FROM (SELECT) AS one LEFT JOIN kie.accounts ON {_OF_ACCOUNT}"
 )
 # The commit that follows, of the create that uses the lease, is flushed with everything before it.
@@ -72,7 +72,7 @@ class AccountWriter(Generic[_T]):
             earliest, before = self._loop_time(), self._own_time()
             rows = yield _READ, {}
             after, latest = self._own_time(), self._loop_time()
-            time, version, old_steps, state = rows[0]
+            time, version, old_steps, state, old_epoch = rows[0]
             if self._unanswered is not None and (version, state) == self._unanswered[:2]:
                 return self._kept(self._unanswered[2])
             now, steps = time, old_steps or 0.0
@@ -84,9 +84,9 @@ class AccountWriter(Generic[_T]):
             changed = AccountChange(result, now, earliest, latest)
             if text is None and (version is None or steps == old_steps):
                 return self._kept(changed)
-            written = text if text is not None else state
+            written, written_epoch = (state, old_epoch) if text is None else (text, epoch)
             self._unanswered = (version or 0) + 1, written, changed
-            values = {"version": version, "epoch": epoch, "steps": steps, "state": written}
+            values = {"version": version, "epoch": written_epoch, "steps": steps, "state": written}
             if (yield _INSERT if version is None else _UPDATE, values):
                 return self._kept(changed)
             self._unanswered = None
