@@ -97,8 +97,8 @@ def _request(call: Call) -> tuple[Request, str | None]:
     return make_request(10_000 + call.step.choice * 1000 + call.step.number), None
 
 
-async def _wait(world: World, call: Call, job_id: str, wait: Awaitable[Generation]) -> None:
-    """Note what a wait for a job tells."""
+async def _wait(world: World, call: Call, job_id: str, wait: Awaitable[Generation]) -> Generation:
+    """Return what a wait for a job tells, and note it."""
     try:
         generation = await wait
     except TaskFailedError as error:
@@ -110,6 +110,7 @@ async def _wait(world: World, call: Call, job_id: str, wait: Awaitable[Generatio
             world.note_job(job_id)
     world.note_job(generation.job_id or job_id)
     world.note_told(call, generation.job_id or job_id, generation.task_id, "success")
+    return generation
 
 
 async def _generate(world: World, call: Call) -> None:
@@ -148,6 +149,14 @@ def _pick(world: World, call: Call) -> str:
 async def _wait_for_job(world: World, call: Call) -> None:
     job_id = _pick(world, call)
     await _wait(world, call, job_id, call.kie.job(job_id).wait(call.step.timeout))
+
+
+async def _save(world: World, call: Call) -> None:
+    """Save a result into a folder, or under a name that other results get, too."""
+    job_id = _pick(world, call)
+    generation = await _wait(world, call, job_id, call.kie.job(job_id).wait(call.step.timeout))
+    path = world.files if call.step.choice % 3 else world.files / f"{call.step.number}{{suffix}}"
+    world.note_saved(await generation.save(path), generation.task_id)
 
 
 async def _status(world: World, call: Call) -> None:
@@ -258,6 +267,7 @@ async def _map(world: World, call: Call) -> None:
         ordered=choice % 5 == 0,
         retry_failed=choice % 2,
         share=share,
+        save_to=str(world.files / "{key}.mp4") if call.step.call == "map, saving" else None,
     ) as run:
         async for outcome in run:
             seen += 1
@@ -269,6 +279,7 @@ async def _map(world: World, call: Call) -> None:
                 world.note_told(call, outcome.generation.job_id or "", outcome.generation.task_id, "success")
                 if share:
                     world.yields[outcome.generation.task_id].add(call.process.name)
+                world.note_saved(outcome.files, outcome.generation.task_id)
             elif isinstance(outcome, Failed) and isinstance(outcome.error, TaskFailedError) and outcome.error.task_id:
                 world.note_told(call, outcome.error.job_id or "", outcome.error.task_id, "fail")
             elif isinstance(outcome, InDoubt):
@@ -385,6 +396,8 @@ FUNCTIONS: Mapping[str, Function] = {
     "updates": _updates,
     "info": _info,
     "map": _map,
+    "map, saving": _map,
+    "save": _save,
     "recover": _recover,
     "resolve": _resolve,
     "resubmit": _resubmit,

@@ -17,19 +17,19 @@ from typing import TYPE_CHECKING
 
 import attrs
 
-from kie_async import Statistics
+from kie_async import DownloadError, Statistics
 from kie_async._core.lifecycle import ENDED, OPEN, Intent
 from kie_async.states import JobState
 from tests.client.canaries import find_canaries, frames_of
 from tests.simulation.calls import BUDGETS, PRICE
-from tests.simulation.plan import CLOSING
+from tests.simulation.plan import CLOSING, PIPE_ACCIDENTS
 
 if TYPE_CHECKING:
     from kie_async.testing.tasks import FakeTask
     from tests.simulation.plan import Accident, Plan, Trouble
     from tests.simulation.world import Process, World
 
-__all__ = ["check_clients", "check_owners", "check_world"]
+__all__ = ["check_clients", "check_files", "check_owners", "check_world"]
 
 S = JobState
 _JOB_ID = re.compile("kj_[0-9a-f]{32}")
@@ -129,7 +129,7 @@ def _check_answers(world: World, named: dict[str, Intent]) -> None:
         return  # what was known with what has died is lost
     lives = {process.name: process for process in world.processes.values()}
     closing = {step.worker for step in world.plan.steps if step.call in CLOSING}
-    for name, task_id in world.service.answered:
+    for name, task_id in world.service.answered if not _has(world, *PIPE_ACCIDENTS) else ():
         process = lives.get(name)
         if process is not None and process.number not in closing and task_id not in named:
             world.violations.append(f"the answer to {name} is not known: {task_id}")
@@ -141,9 +141,9 @@ def _check_answers(world: World, named: dict[str, Intent]) -> None:
 
 
 def _check_doubts(world: World, rows: Sequence[Intent]) -> None:
-    """Check that no job is in doubt that was never sent, unless a process has ended or stood still."""
+    """Check that no job is in doubt that was never sent, unless a process or a connection has ended or stood still."""
     ends = any(step.call in CLOSING or step.call == "resolve" for step in world.plan.steps)
-    if ends or _has(world, "kill", "freeze"):
+    if ends or _has(world, "kill", "freeze", *PIPE_ACCIDENTS):
         return
     sent = {_prompt(post.body) for post in world.fake.truth.create_requests}
     for row in rows:
@@ -214,7 +214,7 @@ def _check_in_time(world: World) -> None:
         *((call.began, (call.ended or math.inf) + _AFTERMATH) for call in world.calls if call.step.call in CLOSING),
     ]
     for call in world.calls:
-        if call.step.call == "map":
+        if call.step.call.startswith("map"):
             continue  # rows wait for each other
         for at, _, task_id, _ in call.told:
             task = truth.tasks[task_id]
@@ -325,6 +325,31 @@ def _check_leftovers(world: World) -> None:
             world.violations.append(f"{process.name} has tasks left: {left[:5]}")
         if process.loop.unhandled:
             world.violations.append(f"{process.name} has unhandled errors: {process.loop.unhandled[:5]}")
+
+
+def check_files(world: World, results: Mapping[str, bytes]) -> None:
+    """
+    Check that each saved file is there as it was promised, that no other file is, and that no connection is open.
+
+    Args:
+        world: The world.
+
+        results: The results of the tasks that were saved.
+    """
+    for path, task_ids in world.saved.items():
+        if not path.is_file():
+            world.violations.append(f"a file that was saved is not there: {path.name}")
+        elif path.read_bytes() not in [results[task_id] for task_id in task_ids]:
+            world.violations.append(f"a file is not the result of {task_ids}: {path.name}")
+    left = [path.name for path in world.files.glob(".*") if path.stem not in world.lost_parts]
+    if left:
+        world.violations.append(f"parts of files are left: {left}")
+    for call in world.calls:
+        calm = call.began > world.healed_at or not (world.plan.accidents or world.plan.troubles)
+        if calm and isinstance(call.error, DownloadError):
+            world.violations.append(f"{call.step.call} failed without a reason: {call.error}")
+    if world.network.open_ends():
+        world.violations.append(f"connections are open: {world.network.open_ends()}")
 
 
 def _check_secrets(world: World) -> None:

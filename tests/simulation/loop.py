@@ -41,8 +41,8 @@ Ts = TypeVarTuple("Ts")
 
 #: The attempts to end a coroutine of a simulated process that is over.
 _CLOSINGS = 5
-#: The real time in seconds that a real thread may take.
-_THREAD_TIMEOUT = 10.0
+#: The real time in seconds after which a real thread is looked at again, and how often.
+_THREAD_WAIT, _THREAD_WAITS = 0.001, 10_000
 
 
 class StuckError(AssertionError):
@@ -196,7 +196,8 @@ class SimLoop(asyncio.BaseEventLoop):
         """Return True while a real thread of anyio works for this loop, and its result has not arrived."""
         if self._limiter is None or not self._limiter.borrowed_tokens or self._from_threads:
             return False
-        return any(one not in one.idle_workers for one in self._workers())
+        # The end of a thread is a call, too.
+        return any(one.queue.unfinished_tasks > one.stopping for one in self._workers())
 
     def _workers(self) -> list[WorkerThread]:
         return [one for one in threading.enumerate() if isinstance(one, WorkerThread) and one.loop is self]
@@ -324,11 +325,13 @@ class Scheduler:
 
     def _wait_for_threads(self, loop: SimLoop) -> None:
         """Wait in real time until the threads of a loop have told it of their ends."""
-        while not loop._from_threads:
-            if not self.thread_news.wait(_THREAD_TIMEOUT):
-                msg = f"a thread of {loop.name} does not end"
-                raise StuckError(msg + self._waiting())
+        for _ in range(_THREAD_WAITS):
+            self.thread_news.wait(_THREAD_WAIT)
             self.thread_news.clear()
+            if not loop.waits_for_threads():
+                return
+        msg = f"a thread of {loop.name} does not end"
+        raise StuckError(msg + self._waiting())
 
     def _waiting(self) -> str:
         return "".join(f"\n  {loop.name}: {text}" for loop in self.loops for text in loop.leftovers())

@@ -244,6 +244,7 @@ class _End(asyncio.Transport):
         #: What is on its way to this end, in order, with the number of those that have arrived.
         self._incoming: deque[tuple[_Kind, bytes, ProtocolFactory | None]] = deque()
         self._arrived = 0
+        self._taking = False
         self._last_arrival = 0.0
         #: The bytes of this end that the other one has not read.
         self._unread = 0
@@ -298,28 +299,38 @@ class _End(asyncio.Transport):
 
     def _arrive(self) -> None:
         self._arrived += 1
-        self._take()
+        if not self._taking:
+            self._taking = True
+            self._take()
 
     def _take(self) -> None:
-        """Pass what has arrived to the protocol, unless it does not read."""
-        while self._arrived:
-            kind, data, factory = self._incoming[0]
-            if kind in ("data", "end") and not self._reading and not self._closing:
-                return
-            self._incoming.popleft()
-            self._arrived -= 1
-            if kind == "reset":
-                self._lose(ConnectionResetError(errno.ECONNRESET, "Connection reset by peer"))
-            elif self._closing:
-                if kind == "data":
-                    self._send("reset")  # as a system does for bytes that no process will read
-            elif factory is not None:
-                self.make(factory)
-            elif kind == "data":
-                self.peer._note_read(len(data))
-                self._reader.data_received(data)
-            elif not self._reader.eof_received():
-                self.close()
+        """Pass what has arrived to the protocol, unless it does not read: one thing in each turn, as loops do."""
+        kind, data, factory = self._incoming[0]
+        if kind in ("data", "end") and not self._reading and not self._closing:
+            self._taking = False
+            return
+        self._incoming.popleft()
+        self._arrived -= 1
+        self._taking = True
+        self.loop.call_soon(self._take_next)
+        if kind == "reset":
+            self._lose(ConnectionResetError(errno.ECONNRESET, "Connection reset by peer"))
+        elif self._closing:
+            if kind == "data":
+                self._send("reset")  # as a system does for bytes that no process will read
+        elif factory is not None:
+            self.make(factory)
+        elif kind == "data":
+            self.peer._note_read(len(data))
+            self._reader.data_received(data)
+        elif not self._reader.eof_received():
+            self.close()
+
+    def _take_next(self) -> None:
+        if self._arrived:
+            self._take()
+        else:
+            self._taking = False
 
     @property
     def _reader(self) -> asyncio.Protocol:
@@ -427,7 +438,9 @@ class _End(asyncio.Transport):
         """Pass on what has arrived."""
         if not self._reading and not self._closing:
             self._reading = True
-            self.loop.call_soon(self._take)
+            if self._arrived and not self._taking:
+                self._taking = True
+                self.loop.call_soon(self._take_next)
 
     def get_write_buffer_size(self) -> int:
         """Return the number of bytes that the other end has not read, beyond what systems keep."""

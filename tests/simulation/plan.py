@@ -16,17 +16,22 @@ __all__ = [
     "ACCIDENTS",
     "CALLS",
     "CLOSING",
+    "FILE_TROUBLES",
     "JOURNALS",
     "MIXES",
+    "PIPE_ACCIDENTS",
+    "SAVING",
     "TROUBLES",
     "Accident",
     "JournalKind",
     "Plan",
     "Step",
+    "Tier",
     "Trouble",
 ]
 
 JournalKind: TypeAlias = Literal["memory", "sqlite", "postgres"]
+Tier: TypeAlias = Literal["A", "B"]
 JOURNALS: tuple[JournalKind, ...] = ("memory", "sqlite", "postgres")
 
 #: The calls of programs, each with its weight in an unmixed program.
@@ -59,6 +64,8 @@ CALLS: Mapping[str, float] = {
     "close the loop": 0.3,
     "fork": 0.3,
 }
+#: The calls of tier B, beside the others.
+SAVING: Mapping[str, float] = {"save": 6.0, "map, saving": 3.0}
 #: Calls after which a process has to be opened again.
 CLOSING = frozenset({"close", "close the loop"})
 
@@ -87,6 +94,17 @@ ACCIDENTS: Mapping[str, tuple[JournalKind, ...]] = {
     "maintenance": JOURNALS,
     "forged callback": JOURNALS,
 }
+
+#: Accidents of the pipes of tier B.
+PIPE_ACCIDENTS = (
+    "connections reset",
+    "connections closed",
+    "network cut",
+    "network silent",
+    "network refused",
+    "network unreachable",
+    "network slow",
+)
 
 #: Faults of the service and the network: the arguments of a ``Fault`` beside its place, and whether it may hide that a
 #: task was made.
@@ -149,14 +167,26 @@ _TROUBLES: Mapping[str, tuple[str, Mapping[str, Any]]] = {
 }
 TROUBLES = tuple(_TROUBLES)
 
-#: The mixes: how often calls end early, and how many accidents and troubles there are. A swarm: each run also leaves
-#: out half of all kinds.
+#: Faults of the file host, in tier B.
+_FILE_TROUBLES: Mapping[str, tuple[str, Mapping[str, Any]]] = {
+    "download lost": ("download", {"kind": "reset"}),
+    "download cut": ("download", {"kind": "half_body"}),
+    "download silent": ("download", {"kind": "silence"}),
+    "download html": ("download", {"kind": "html"}),
+    "download 503": ("download", {"kind": "status", "status": 503}),
+    "download 404": ("download", {"kind": "status", "status": 404}),
+    "download slow": ("download", {"kind": "slow", "seconds": 8.0}),
+}
+FILE_TROUBLES = tuple(_FILE_TROUBLES)
+
+#: The mixes: how often calls end early, and how many accidents and troubles there are, and of both in tier B beside
+#: the others. A swarm: each run also leaves out half of all kinds.
 MIXES: Mapping[str, Mapping[str, float]] = {
-    "calm": {"accidents": 0, "troubles": 0, "cancel": 0.1},
-    "calls": {"accidents": 0, "troubles": 1, "cancel": 0.5},
-    "network": {"accidents": 1, "troubles": 8, "cancel": 0.1},
-    "processes": {"accidents": 8, "troubles": 1, "cancel": 0.1},
-    "everything": {"accidents": 5, "troubles": 5, "cancel": 0.3},
+    "calm": {"accidents": 0, "troubles": 0, "pipes": 0, "cancel": 0.1},
+    "calls": {"accidents": 0, "troubles": 1, "pipes": 1, "cancel": 0.5},
+    "network": {"accidents": 1, "troubles": 8, "pipes": 6, "cancel": 0.1},
+    "processes": {"accidents": 8, "troubles": 1, "pipes": 1, "cancel": 0.1},
+    "everything": {"accidents": 5, "troubles": 5, "pipes": 4, "cancel": 0.3},
 }
 
 
@@ -202,7 +232,7 @@ class Accident:
     One accident.
 
     Attributes:
-        kind: One of ``ACCIDENTS``.
+        kind: One of ``ACCIDENTS`` or ``PIPE_ACCIDENTS``.
 
         at: The instant at which it begins.
 
@@ -226,7 +256,7 @@ class Trouble:
     One fault of the service or the network that lasts for a while.
 
     Attributes:
-        kind: One of ``TROUBLES``.
+        kind: One of ``TROUBLES`` or ``FILE_TROUBLES``.
 
         at: The instant at which it begins.
 
@@ -242,7 +272,7 @@ class Trouble:
 
     def fault(self) -> tuple[str, dict[str, Any]]:
         """Return the place and the other arguments of the ``Fault``."""
-        place, arguments = _TROUBLES[self.kind]
+        place, arguments = _TROUBLES.get(self.kind) or _FILE_TROUBLES[self.kind]
         return place, {
             **arguments,
             "between": (self.at, self.at + self.seconds),
@@ -293,6 +323,8 @@ class Plan:
         accidents: The accidents.
 
         troubles: The troubles.
+
+        tier: ``"A"`` for a simulated transport, ``"B"`` for HTTP over pipes.
     """
 
     seed: int
@@ -314,10 +346,31 @@ class Plan:
     steps: tuple[Step, ...]
     accidents: tuple[Accident, ...]
     troubles: tuple[Trouble, ...]
+    tier: Tier = "A"
 
     @classmethod
-    def draw(cls, seed: int) -> Plan:
-        """Draw the plan of a seed."""
+    def draw(cls, seed: int, *, tier: Tier = "A") -> Plan:
+        """Draw the plan of a seed; those of tier B have more calls, accidents and troubles."""
+        plan = cls._draw(seed)
+        if tier == "A":
+            return plan
+        random = Random(f"{seed} plan of tier B")
+        pipes = int(MIXES[plan.mix]["pipes"])
+        cancel = MIXES[plan.mix]["cancel"]
+        steps = [_draw_step(random, plan.workers, plan.seconds, cancel, SAVING) for _ in range(random.randint(2, 10))]
+        kinds = dict.fromkeys(PIPE_ACCIDENTS, 1.0)
+        accidents = _draw_accidents_of(random, kinds, plan.workers, plan.seconds, pipes)
+        troubles = _draw_troubles_of(random, dict.fromkeys(FILE_TROUBLES, 1.0), plan.seconds, pipes)
+        return attrs.evolve(
+            plan,
+            tier=tier,
+            steps=tuple(sorted((*plan.steps, *steps), key=lambda step: step.at)),
+            accidents=tuple(sorted((*plan.accidents, *accidents), key=lambda accident: accident.at)),
+            troubles=tuple(sorted((*plan.troubles, *troubles), key=lambda trouble: trouble.at)),
+        )
+
+    @classmethod
+    def _draw(cls, seed: int) -> Plan:
         random = Random(f"{seed} plan")
         mix = random.choice(list(MIXES))
         weights = MIXES[mix]
@@ -384,6 +437,21 @@ def _draw_steps(random: Random, journal: JournalKind, workers: int, seconds: flo
     return tuple(sorted(steps, key=lambda step: step.at))
 
 
+def _draw_step(random: Random, workers: int, seconds: float, cancel: float, kinds: Mapping[str, float]) -> Step:
+    """Draw a step without a key of its own."""
+    ends = random.random() < cancel
+    return Step(
+        worker=random.randrange(workers),
+        at=random.uniform(0.0, seconds),
+        call=random.choices(list(kinds), list(kinds.values()))[0],
+        number=random.randrange(6),
+        choice=random.randrange(1000),
+        cancel_after=random.choice((0.0, 0.01, 0.3, 3.0, 30.0)) if ends else None,
+        turns=random.choice((0, 1, 2, 5, 20)),
+        timeout=random.choice((0.0, 1.0, 20.0)) if random.random() < 0.1 else None,
+    )
+
+
 def _draw_accidents(
     random: Random, journal: JournalKind, workers: int, seconds: float, callbacks: bool, most: int
 ) -> tuple[Accident, ...]:
@@ -394,6 +462,12 @@ def _draw_accidents(
     if not callbacks:
         del kinds["forged callback"]
         kinds.pop("kill after a callback", None)
+    return _draw_accidents_of(random, kinds, workers, seconds, most)
+
+
+def _draw_accidents_of(
+    random: Random, kinds: Mapping[str, float], workers: int, seconds: float, most: int
+) -> tuple[Accident, ...]:
     names, weights = _swarm(random, kinds)
     found = [
         Accident(
@@ -410,6 +484,10 @@ def _draw_accidents(
 
 def _draw_troubles(random: Random, seconds: float, callbacks: bool, most: int) -> tuple[Trouble, ...]:
     kinds = {kind: 1.0 for kind in TROUBLES if callbacks or not kind.startswith("callback")}
+    return _draw_troubles_of(random, kinds, seconds, most)
+
+
+def _draw_troubles_of(random: Random, kinds: Mapping[str, float], seconds: float, most: int) -> tuple[Trouble, ...]:
     names, weights = _swarm(random, kinds)
     found = [
         Trouble(

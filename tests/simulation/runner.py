@@ -73,6 +73,11 @@ def run_plan(plan: Plan) -> Result:
             "create requests": len(truth.create_requests),
             "polls": len(truth.polls),
             "callbacks": len(truth.callbacks),
+            "requests": sum(
+                len(log)
+                for log in (truth.create_requests, truth.polls, truth.queries, truth.downloads, truth.callbacks)
+            ),
+            "connections": world.network.connections,
             "simulated seconds": round(world.scheduler.now),
             "turns": world.scheduler.turns,
             "CPU milliseconds": round((time.process_time() - began) * 1000),

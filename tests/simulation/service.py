@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from kie_async.testing.server import Handler
     from kie_async.testing.truth import LoggedRequest
     from tests.simulation.loop import SimLoop
+    from tests.simulation.world import Process
 
 __all__ = ["CALLBACK_URL", "URL_OF_SERVICE", "Deliver", "Reply", "SimService", "SimTransport"]
 
@@ -91,6 +92,7 @@ class SimService:
     def __init__(self, loop: SimLoop, fake: FakeKie, deliver: Deliver, on_created: Callable[[str], None]) -> None:
         self.loop = loop
         self.fake = fake
+        self._deliver = deliver
         self._on_created = on_created
         #: The tasks whose create was answered without a fault, and the processes that have got the answer.
         self.answered: list[tuple[str, str]] = []
@@ -117,6 +119,27 @@ class SimService:
     def fails_to_connect(self) -> bool:
         """Return True if a connection to the service fails now."""
         return self._server.pick_fault("connect") is not None
+
+    async def open_receiver(self, process: Process) -> None:
+        """Let a process expect callbacks, which are passed to its receiver."""
+        process.kie.callbacks.asgi_app()
+
+    async def close_receiver(self, process: Process) -> None:
+        """Do nothing: there is no server."""
+
+    async def deliver(self, url: str, headers: Mapping[str, str], body: bytes) -> int:
+        """Pass a callback to a worker; return the status of the answer."""
+        return await self._deliver(url, headers, body)
+
+    async def read_results(self, _: object) -> dict[str, bytes]:
+        """Return nothing: there are no files."""
+        return {}
+
+    async def stop(self) -> None:
+        """Do nothing: there is no server."""
+
+    def free(self) -> None:
+        """Do nothing: there are no sessions."""
 
     def _start(self, coroutine: Any) -> None:
         task = self.loop.create_task(coroutine)

@@ -18,13 +18,15 @@ from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from random import Random
-from typing import TYPE_CHECKING, Any, TypeVar, Unpack
+from typing import TYPE_CHECKING, Any, TypeVar, Unpack, cast
 
+import aiohttp
 import anyio
 import attrs
 
 from kie_async import Event, KieClient, KieError, Limits, RetryPolicy
 from kie_async._core.lifecycle import OPEN, UNFINISHED, Intent
+from kie_async._io.files.part_files import PartFile
 from kie_async._io.journals.group_commit import GroupCommit
 from kie_async._io.journals.journal import Changes, Journal, Service
 from kie_async._io.journals.memory import MemoryJournal
@@ -34,13 +36,16 @@ from kie_async.testing import FakeKie, Fault
 from kie_async.testing.clock import START
 from tests.helpers import KEY, PROMPT
 from tests.simulation.calls import FUNCTIONS, Call
+from tests.simulation.http_service import HttpService
 from tests.simulation.loop import Scheduler, SimLoop, StuckError
-from tests.simulation.plan import CLOSING, Accident, Plan, Step
+from tests.simulation.pipes import Network
+from tests.simulation.plan import CLOSING, PIPE_ACCIDENTS, Accident, Plan, Step
 from tests.simulation.postgres_model import DSN, ModelServer, ModelStore
 from tests.simulation.service import CALLBACK_URL, URL_OF_SERVICE, SimService, SimTransport
 
 if TYPE_CHECKING:
     from kie_async._io.http.transport import Transport
+    from tests.simulation.pipes import NetworkTrouble
 
 __all__ = ["CANARIES", "POLICY", "SECRETS", "Process", "World"]
 
@@ -65,6 +70,9 @@ _HUNG = 0.02
 _TAKEN_OVER = 40.0
 #: The seconds after a freeze in which other workers may take a process for ended.
 _AWAY = 20.0
+#: What aiohttp's server raises if a connection is lost just before a request's first step: it counts on the order of
+#: steps, which this loop permutes.
+_OUT_OF_ORDER = "RuntimeError: Connection closed."
 
 
 class SimSqlite(SqliteStore):
@@ -217,7 +225,8 @@ class _Log(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         text = self.format(record)
         self._world.texts.append(text)
-        if "This is a bug" in text:
+        is_error = record.name.startswith("aiohttp") and record.levelno >= logging.ERROR
+        if "This is a bug" in text or (is_error and _OUT_OF_ORDER not in text):
             self._world.violations.append(f"logged: {text[-600:]}")
 
 
@@ -236,11 +245,21 @@ class World:
         counts: What has happened, by name.
 
         calls: All calls that have begun.
+
+        files: The folder of saved results.
+
+        saved: The files that calls have saved, each with the tasks whose results they may be.
+
+        lost_parts: The parts of files that processes have left behind.
     """
 
     def __init__(self, plan: Plan, folder: Path) -> None:
         self.plan = plan
         self.folder = folder
+        self.files = folder / "files"
+        self.files.mkdir()
+        self.saved: dict[Path, list[str]] = {}
+        self.lost_parts: set[str] = set()
         self.random = Random(f"{plan.seed} world")
         self.scheduler = Scheduler(str(plan.seed))
         self.violations: list[str] = []
@@ -273,6 +292,8 @@ class World:
         self._failures: dict[int, Accident] = {}
         self._slow_until = -math.inf
         self._disk = Random(f"{plan.seed} disk")
+        pipes = Random(f"{plan.seed} pipes")
+        self.network = Network(str(plan.seed), delay=pipes.choice((0.0, 0.005, 0.1)))
         self.own = self._new_loop("world")
         self.server: ModelServer | None = None
         if plan.journal == "postgres":
@@ -292,12 +313,18 @@ class World:
                 callback_delay=0.5,
                 faults=list(self._kinds),
             )
-        self.service = SimService(service_loop, self.fake, self._deliver, self._on_created)
+        self.service: SimService | HttpService
+        if plan.tier == "A":
+            self.service = SimService(service_loop, self.fake, self._deliver, self._on_created)
+        else:
+            self.service = HttpService(service_loop, self.fake, self._on_created, self._on_callback, pipes)
+            self.scheduler.run(self.service.started.done)
 
     # -- building ---------------------------------------------------------------------------------------------------
 
     def _new_loop(self, name: str, *, wall_offset: float = 0.0) -> SimLoop:
         loop = SimLoop(self.scheduler, name, f"{self.plan.seed} {name}", wall_offset=wall_offset)
+        loop.network = self.network
         self.scheduler.loops.append(loop)
         return loop
 
@@ -323,10 +350,12 @@ class World:
             callback_url=CALLBACK_URL if plan.callbacks else None,
             webhook_key=WEBHOOK_KEY if plan.signed else None,
             on_event=self._note_event,
+            session_factory=self.service.open_session if isinstance(self.service, HttpService) else None,
         )
         binding = process.kie._binding
         binding.make_journal = partial(self._make_journal, process)
-        binding.make_transport = partial(self._make_transport, process)
+        if isinstance(self.service, SimService):
+            binding.make_transport = partial(self._make_transport, self.service, process)
         self.processes[number] = process
         self.trace(f"{name} starts")
         loop.create_task(self._begin_life(process))
@@ -335,12 +364,12 @@ class World:
         process.loop.disk_delays = partial(self._draw_disk_delays, process.number)
 
     async def _begin_life(self, process: Process) -> None:
+        if self.plan.callbacks:
+            await self.service.open_receiver(process)
         with suppress(KieError):  # the journal may be away; each call opens it again
             await process.kie.__aenter__()
             if self.server is not None:
                 self.watch_owners(self.server._rows)
-            if self.plan.callbacks:
-                process.kie.callbacks.asgi_app()
             await process.kie.recover()
             process.recovers = True
 
@@ -361,8 +390,8 @@ class World:
         process.stores.append(store)
         return store
 
-    def _make_transport(self, process: Process) -> Transport:
-        return SimTransport(self.service, process.name, process.loop, lambda: KEY)
+    def _make_transport(self, service: SimService, process: Process) -> Transport:
+        return SimTransport(service, process.name, process.loop, lambda: KEY)
 
     def _draw_disk_delays(self, number: int) -> tuple[float, float]:
         before = self._stalls.pop(number, 0.0)
@@ -390,10 +419,10 @@ class World:
         state = global_random.getstate()
         global_random.seed(self.plan.seed)
         handler = _Log(self)
-        log = logging.getLogger("kie_async")
-        level = log.level
-        log.addHandler(handler)
-        log.setLevel(logging.DEBUG)
+        logs = {log: log.level for log in (logging.getLogger("kie_async"), logging.getLogger("aiohttp"))}
+        for log in logs:
+            log.addHandler(handler)
+            log.setLevel(logging.DEBUG)
         try:
             self._schedule()
             self.scheduler.run(lambda: False, until=self.plan.seconds)
@@ -409,8 +438,9 @@ class World:
         finally:
             for fault, times in self.fake._server.script.fired.items():
                 self.counts[f"trouble {self._kinds[fault]}"] += times
-            log.removeHandler(handler)
-            log.setLevel(level)
+            for log, level in logs.items():
+                log.removeHandler(handler)
+                log.setLevel(level)
             global_random.setstate(state)
 
     def _schedule(self) -> None:
@@ -483,6 +513,13 @@ class World:
         if job_id not in self.job_ids:
             self.job_ids.append(job_id)
 
+    def note_saved(self, paths: Sequence[Path], task_id: str) -> None:
+        """Note that a caller was told of files."""
+        for path in paths:
+            self.counts["saved"] += 1
+            self.saved.setdefault(path, []).append(task_id)
+            self.trace(f"saved: {path.name} of {task_id}")
+
     def note_transition(self, seen: Intent, row: Intent | None) -> None:
         """Note that a row has changed."""
         if row is not None:
@@ -540,7 +577,8 @@ class World:
         self.trace(f"task {len(self.fake.truth.tasks)} for {name}")
         for number, process in self.processes.items():
             accident = self._aims.get(number)
-            if accident is not None and accident.kind.endswith("flight") and process.name == name and process.alive:
+            is_it = process.name == name.rstrip("'") and process.alive
+            if accident is not None and accident.kind.endswith("flight") and is_it:
                 del self._aims[number]
                 self.disturbed.append((self.scheduler.now, self.scheduler.now + accident.seconds))
                 if accident.kind.startswith("kill"):
@@ -562,9 +600,12 @@ class World:
         self, process: Process, url: str, headers: Mapping[str, str], body: bytes, answer: asyncio.Future[int]
     ) -> None:
         status, _ = await process.kie.callbacks.handle(url, headers, body)
+        self._on_callback(process, status)
+        self.service.loop.call_soon(lambda: None if answer.done() else answer.set_result(status))
+
+    def _on_callback(self, process: Process, status: int) -> None:
         self.trace(f"{process.name} answers a callback with {status}")
         self.counts[f"callback {status}"] += 1
-        self.service.loop.call_soon(lambda: None if answer.done() else answer.set_result(status))
         accident = self._aims.get(process.number)
         if accident is not None and accident.kind.endswith("callback") and status == _TAKEN:
             del self._aims[process.number]
@@ -576,7 +617,7 @@ class World:
         process = self.processes[accident.worker]
         self.counts[f"accident {accident.kind}"] += 1
         self.trace(f"accident {accident.kind} {accident.worker} {accident.seconds:g}")
-        if self._happen_to_processes(accident, process):
+        if self._happen_to_processes(accident, process) or self._happen_to_pipes(accident):
             return
         if accident.kind == "wall clock":
             process.loop.wall_offset += (accident.value - 0.5) * 2 * 86_400
@@ -604,6 +645,18 @@ class World:
             process.loop.frozen_until = max(process.loop.frozen_until, self.scheduler.now + accident.seconds)
         else:
             return False
+        return True
+
+    def _happen_to_pipes(self, accident: Accident) -> bool:
+        if accident.kind not in PIPE_ACCIDENTS:
+            return False
+        what, how = accident.kind.split()
+        host = f"worker {accident.worker}"
+        if what == "connections":
+            self.network.break_all(host, "reset" if how == "reset" else "end")
+        else:
+            self.network.begin(cast("NetworkTrouble", how), host)
+            self.own.call_later(accident.seconds, self.network.end, host)
         return True
 
     def _switch(self, kind: str, *, on: bool) -> None:
@@ -653,8 +706,8 @@ class World:
         if random.random() < 0.3:
             url = url[:-22] + "A" * 22
         body = b'{"code":200,"msg":"","data":{"taskId":"%s","state":"fail","failCode":"500","failMsg":"a lie"}}'
-        with suppress(ConnectionError, TimeoutError):
-            await self._deliver(url, self.fake.sign(task_id), body % task_id.encode())
+        with suppress(ConnectionError, TimeoutError, aiohttp.ClientError):
+            await self.service.deliver(url, self.fake.sign(task_id), body % task_id.encode())
 
     def kill(self, process: Process, seconds: float) -> None:
         """Kill a process; it starts again after *seconds*."""
@@ -671,21 +724,29 @@ class World:
 
     def _bury(self, process: Process) -> None:
         """End the present loop of a process, and its journals, without a word."""
-        self.scheduler.loops.remove(process.loop)
-        self.graves.append(process.loop)
+        self._lose(process.loop, ends=True)
         for store in process.stores:
             store.bury()
 
     def close_loop(self, process: Process, *, close: bool) -> None:
         """Give a process a new loop: the old one was closed, or only stopped, with all that ran on it."""
         old = process.loop
-        self.scheduler.loops.remove(old)
-        self.graves.append(old)
+        self._lose(old, ends=False)
         old._thread_id = None
         if close:
             old.close()
         process.loop, process.recovers = self._new_loop(f"{old.name}'", wall_offset=old.wall_offset), False
         self._prepare_loop(process)
+
+    def _lose(self, loop: SimLoop, *, ends: bool) -> None:
+        """Never step a loop again; if its process *ends*, the system closes its files, and with them their locks."""
+        self.scheduler.loops.remove(loop)
+        self.graves.append(loop)
+        self.network.lose(loop)
+        for part in _parts(loop):
+            self.lost_parts.add(part._path.stem)
+            if ends:
+                part._close()
 
     def _restart(self, number: int) -> None:
         if not self.processes[number].alive:
@@ -704,6 +765,7 @@ class World:
         self._aims.clear()
         self._failures.clear()
         self._stalls.clear()
+        self.network.heal()
         if self.server is not None:
             self.server.start()
             self.server.deaf = self.server.read_only = False
@@ -715,6 +777,10 @@ class World:
 
     async def run_in(self, process: Process, action: Callable[[], Coroutine[Any, Any, T]]) -> T:
         """Run a coroutine in a process, and wait for it in the world's own loop."""
+        return await self.run_on(process.loop, action)
+
+    async def run_on(self, loop: SimLoop, action: Callable[[], Coroutine[Any, Any, T]]) -> T:
+        """Run a coroutine on a loop, and wait for it in the world's own loop."""
         done: asyncio.Future[T] = self.own.create_future()
 
         async def act() -> None:
@@ -725,7 +791,7 @@ class World:
             else:
                 self.own.call_soon(done.set_result, result)
 
-        process.loop.create_task(act())
+        loop.create_task(act())
         return await done
 
     async def _end_everything(self) -> None:
@@ -749,13 +815,31 @@ class World:
                 await asyncio.sleep(1.0)
             while await self._undecided():
                 await asyncio.sleep(5.0)
+        if self.plan.tier == "B":
+            await self._save_some()
         await asyncio.sleep(5.0)
         rows = await self.rows()
         await checks.check_clients(self)
         for process in self.processes.values():
             await self.run_in(process, process.kie.aclose)
+            await self.run_in(process, partial(self.service.close_receiver, process))
+        saved = {task_id for task_ids in self.saved.values() for task_id in task_ids}
+        results = await self.run_on(self.service.loop, partial(self.service.read_results, saved))
+        await self.run_on(self.service.loop, self.service.stop)
         await asyncio.sleep(1.0)
         checks.check_world(self, rows)
+        checks.check_files(self, results)
+
+    async def _save_some(self) -> None:
+        """Save results in each process: nothing hinders it any more."""
+        done = [row.id for row in await self.rows() if row.state is JobState.SUCCEEDED]
+        for process in self.processes.values():
+            step = Step(worker=process.number, at=self.scheduler.now, call="save", number=process.number, choice=1)
+            for job_id in self.random.sample(done, min(2, len(done))):
+                call = self.begin_call(process, step)
+                call.job_id = job_id
+        while any(call.ended is None for call in self._living_calls()):
+            await asyncio.sleep(1.0)
 
     def _living_calls(self) -> list[Call]:
         return [call for call in self.calls if call.process.alive and call.loop in self.scheduler.loops]
@@ -817,9 +901,24 @@ class World:
             if process.alive:
                 self._end_process(process)
         for loop in (*self.graves, *self.scheduler.loops):
+            for part in _parts(loop):
+                part._close()
             loop.bury()
+        self.network.close()
+        self.service.free()
         if self.server is not None:
             self.server.close()
+
+
+def _parts(loop: SimLoop) -> list[PartFile]:
+    """Return the part files that tasks of a loop have open."""
+    found: dict[PartFile, None] = {}
+    for task in asyncio.all_tasks(loop):
+        coroutine: Any = task.get_coro()
+        while (frame := getattr(coroutine, "cr_frame", None)) is not None:
+            found.update((one, None) for one in frame.f_locals.values() if isinstance(one, PartFile))
+            coroutine = coroutine.cr_await
+    return [part for part in found if part._descriptor >= 0]
 
 
 def _to_fault(given: tuple[str, dict[str, Any]]) -> Fault:
