@@ -8,7 +8,7 @@ from typing import Annotated, TypeVar
 import attrs
 import typer
 
-from tests.simulation.plan import Plan
+from tests.simulation.plan import Plan, Tier
 from tests.simulation.runner import Totals, always_same_fault, command_of, cores, reduce_plan, run_plan, run_seeds
 
 T = TypeVar("T")
@@ -37,9 +37,9 @@ def _run_one(plan: Plan, *, reduce: bool) -> int:
     return 1 if result.violations else 0
 
 
-def _run_many(first: int, seeds: int, processes: int) -> int:
-    totals = Totals()
-    for result in run_seeds(range(first, first + seeds), processes=processes):
+def _run_many(first: int, seeds: int, processes: int, tier: Tier) -> int:
+    totals = Totals(tier=tier)
+    for result in run_seeds(range(first, first + seeds), processes=processes, tier=tier):
         totals.add(result)
         if result.violations:
             print(f"seed {result.plan.seed}: {result.violations[0][:300]}", flush=True)
@@ -60,12 +60,14 @@ def main(
     troubles: Annotated[str | None, typer.Option(help="Keep these troubles only.")] = None,
     workers: int | None = None,
     *,
+    http: Annotated[bool, typer.Option(help="Run tier B: HTTP over pipes.")] = False,
     reduce: Annotated[bool, typer.Option(help="Reduce the plan if it fails.")] = False,
 ) -> None:
     """Run the simulation of one seed, or those of many."""
+    tier: Tier = "B" if http else "A"
     if seed is None:
-        raise typer.Exit(_run_many(first, seeds, processes or cores()))
-    plan = Plan.draw(seed)
+        raise typer.Exit(_run_many(first, seeds, processes or cores(), tier))
+    plan = Plan.draw(seed, tier=tier)
     plan = attrs.evolve(
         plan,
         steps=_parts(steps, plan.steps),

@@ -8,6 +8,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
 from typing import TypeVar
@@ -16,7 +17,7 @@ import attrs
 
 from kie_async._core.lifecycle import TRANSITIONS
 from kie_async.events import EventName
-from tests.simulation.plan import ACCIDENTS, CALLS, TROUBLES, Plan
+from tests.simulation.plan import ACCIDENTS, CALLS, FILE_TROUBLES, PIPE_ACCIDENTS, SAVING, TROUBLES, Plan, Tier
 from tests.simulation.world import World
 
 __all__ = ["Result", "Totals", "always_same_fault", "command_of", "reduce_plan", "run_plan", "run_seeds"]
@@ -98,7 +99,7 @@ def run_plan(plan: Plan) -> Result:
 @attrs.define
 class Totals:
     """
-    What has happened in many simulations.
+    The sums of many simulations.
 
     Attributes:
         counts: The sums.
@@ -106,11 +107,14 @@ class Totals:
         pairs: The calls that have overlapped in any of them.
 
         failed: The results with violations.
+
+        tier: Their tier.
     """
 
     counts: Counter[str] = attrs.field(factory=Counter)
     pairs: set[tuple[str, str]] = attrs.field(factory=set)
     failed: list[Result] = attrs.field(factory=list)
+    tier: Tier = "A"
 
     def add(self, result: Result) -> None:
         """Add a result."""
@@ -129,6 +133,9 @@ class Totals:
             *(f"trouble {kind}" for kind in TROUBLES),
             *(f"event {name}" for name in EventName),
             *transitions,
+            *((f"call {name}" for name in SAVING) if self.tier == "B" else ()),
+            *((f"accident {kind}" for kind in PIPE_ACCIDENTS) if self.tier == "B" else ()),
+            *((f"trouble {kind}" for kind in FILE_TROUBLES) if self.tier == "B" else ()),
             *("kill", "cancel", "refused after a fork", "told in time"),
         ]
         pairs = [(one, other) for one in calls for other in calls if one <= other]
@@ -147,6 +154,8 @@ class Totals:
             "create requests": counts["create requests"],
             "polls": counts["polls"],
             "callbacks": counts["callbacks"],
+            "requests": counts["requests"],
+            "connections": counts["connections"],
             "kills": counts["kill"],
             "cancels": counts["cancel"],
             "ends told within the bound": counts["told in time"],
@@ -163,12 +172,13 @@ class Totals:
         }
 
 
-def _run_seed(seed: int) -> Result:
+def _run_seed(seed: int, tier: Tier) -> Result:
+    plan = Plan.draw(seed, tier=tier)
     try:
-        return run_plan(Plan.draw(seed))
+        return run_plan(plan)
     except Exception as error:  # noqa: BLE001 (a finding, of the simulation itself)
         return Result(
-            plan=Plan.draw(seed),
+            plan=plan,
             violations=[f"the simulation failed: {error!r}"],
             counts=Counter(),
             pairs=set(),
@@ -177,14 +187,15 @@ def _run_seed(seed: int) -> Result:
         )
 
 
-def run_seeds(seeds: Iterable[int], *, processes: int = 1) -> Iterator[Result]:
+def run_seeds(seeds: Iterable[int], *, processes: int = 1, tier: Tier = "A") -> Iterator[Result]:
     """Run the simulations of seeds, in their order, in this process or in several others."""
+    run = partial(_run_seed, tier=tier)
     if processes == 1:
-        yield from map(_run_seed, seeds)
+        yield from map(run, seeds)
         return
     # Each process runs some, so that no simulation keeps the memory of many.
     with ProcessPoolExecutor(processes, get_context("spawn"), max_tasks_per_child=500) as pool:
-        yield from pool.map(_run_seed, seeds, chunksize=10)
+        yield from pool.map(run, seeds, chunksize=10)
 
 
 def always_same_fault(violations: Sequence[str]) -> str:
@@ -231,8 +242,8 @@ def reduce_plan(plan: Plan, fails: Callable[[Plan], bool]) -> Plan:
 
 def command_of(plan: Plan) -> str:
     """Return the command that runs a plan, by its seed and what is left of it."""
-    drawn = Plan.draw(plan.seed)
-    options = [f"--seed {plan.seed}"]
+    drawn = Plan.draw(plan.seed, tier=plan.tier)
+    options = [f"--seed {plan.seed}", *(["--http"] if plan.tier == "B" else [])]
     for name, kept, all_parts in (
         ("steps", plan.steps, drawn.steps),
         ("accidents", plan.accidents, drawn.accidents),

@@ -10,7 +10,7 @@ import pytest
 
 from tests.profile import Size, seed, size
 from tests.simulation.plan import Plan
-from tests.simulation.runner import run_plan
+from tests.simulation.runner import command_of, run_plan
 
 _NUMBER = {Size.QUICK: 2, Size.CHECK: 5, Size.NIGHTLY: 200}[size()]
 #: Prints the trace of a seed.
@@ -25,7 +25,7 @@ _TRACE = (
 def test_no_world_over_http_breaks_a_rule(number: int) -> None:
     plan = Plan.draw(seed() % 1_000_000 * 1000 + number, tier="B")
     result = run_plan(plan)
-    assert not result.violations, "\n".join([f"seed {plan.seed}", *result.violations, *result.events])
+    assert not result.violations, "\n".join([command_of(plan), *result.violations, *result.events])
 
 
 def test_same_seed_gives_the_same_trace_whatever_the_hashes() -> None:
