@@ -276,6 +276,8 @@ class World:
         self.pairs: set[tuple[str, str]] = set()
         #: The last known state of each job; the jobs that forget() has deleted.
         self.states: dict[str, JobState] = {}
+        #: How often each job has got into each state, by the number of its attempts.
+        self.reached: Counter[tuple[str, JobState, int]] = Counter()
         self.deleted: set[str] = set()
         #: The processes whose shared runs have yielded each task; True if one of them was left early.
         self.yields: defaultdict[str, set[str]] = defaultdict(set)
@@ -525,6 +527,7 @@ class World:
         if row is not None:
             self.counts[f"transition {seen.state} -> {row.state}"] += 1
             self.states[row.id] = row.state
+            self.reached[row.id, row.state, row.attempts] += 1
 
     def note_sending(self, store: SimSqlite | SimPostgres) -> None:
         """Let the journal fail before a create, and its process perhaps be killed soon after that."""
