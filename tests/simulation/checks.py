@@ -263,7 +263,8 @@ def _check_limit(world: World) -> None:
         world.violations.append(f"{busiest} creates arrived within 10 s, {plan.creates} are allowed")
     refused = sum(post.fault is None for post in truth.rate_limited)
     world.counts["refused"] += refused
-    if plan.limit == plan.creates and refused and not any(one.kind == "lower limit" for one in plan.accidents):
+    is_own = plan.limit == plan.creates and not any(one.kind == "lower limit" for one in plan.accidents)
+    if is_own and refused and not world.may_exceed_limit:
         world.violations.append(f"{refused} creates were refused at the service's own limit")
 
 

@@ -418,6 +418,15 @@ MUTANTS: tuple[Mutant, ...] = (
         },
     ),
     _mutant(
+        "the probe of a key ends with its worker",
+        "A worker that ends while it tries a refused API key again leaves the key's gate closed for ever.",
+        "_core.account_state",
+        "        keys = self.key_gates if probe and not report.key else self.key_gates.keys() & {report.key}\n",
+        "        keys = self.key_gates.keys() & {report.key}\n",
+        where=plans_with(*_DISK, workers=2, accidents=_KILLS, troubles=("create 401",)),
+        within=200,
+    ),
+    _mutant(
         "maintenance does not close the gate",
         "After a 455 all creates are sent as before.",
         "_core.gate",
