@@ -357,7 +357,7 @@ def test_refused_key_pauses_only_its_own_workers(answer: Verdict) -> None:
 
 
 @pytest.mark.parametrize("restarts", [False, True])
-def test_probe_of_a_refused_key_whose_worker_ended_is_sent_again(restarts: bool) -> None:
+def test_probe_of_a_refused_key_whose_worker_ended_is_sent_again(*, restarts: bool) -> None:
     """The lease of a worker that has ended expires; one that has lost its leases says that it holds none."""
     state = new_state()
     view = state.exchange("a", 0.0, limits=LIMITS, wanted=1, key="k")

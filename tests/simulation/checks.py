@@ -307,7 +307,12 @@ def _check_forgotten(world: World) -> None:
 def _check_shared(world: World) -> None:
     """Check that shared runs have yielded each result once."""
     cut = any(call.step.call == "map" and (call.was_cancelled or call.error) for call in world.calls)
-    if cut or world.leaves or any(step.call in CLOSING for step in world.plan.steps) or world.plan.accidents:
+    if (
+        cut
+        or world.counts["map left early"]
+        or any(step.call in CLOSING for step in world.plan.steps)
+        or world.plan.accidents
+    ):
         return
     for task_id, names in world.yields.items():
         if len(names) > 1:

@@ -279,9 +279,8 @@ class World:
         #: How often each job has got into each state, by the number of its attempts.
         self.reached: Counter[tuple[str, JobState, int]] = Counter()
         self.deleted: set[str] = set()
-        #: The processes whose shared runs have yielded each task; True if one of them was left early.
+        #: The processes whose shared runs have yielded each task.
         self.yields: defaultdict[str, set[str]] = defaultdict(set)
-        self.leaves = False
         self.healed_at = math.inf
         #: When aimed accidents have happened: from, and until.
         self.disturbed: list[tuple[float, float]] = []
