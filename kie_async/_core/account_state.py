@@ -309,7 +309,7 @@ class AccountState:
             if held is None or lease.number in held:
                 lease.expires_at = max(now, lease.leased_at) + LEASE + TRAVEL_TIME
             else:
-                self._end_lease(lease, LeaseReport(number=lease.number, at=now, verdict=Verdict.UNSENT))
+                self._end_lease(lease, LeaseReport(number=lease.number, at=now, verdict=Verdict.UNSENT, key=key))
         leases, next_at = self._lease(worker, own, now, wanted, spare, key)
         own.wanted = max(0, wanted - len(leases))
         return self._view(leases, next_at, key, None if stricter == worker else stricter)
@@ -471,8 +471,9 @@ class AccountState:
         if report.refuses_key:
             of_account, of_key = Verdict.IN_DOUBT, verdict
         gates = [(self.gate, of_account, "")]
-        if (key_gate := self.key_gates.get(report.key)) is not None:
-            gates.append((key_gate, of_key, report.key))
+        # A lease that has expired tells no key: if it was a probe, it may have been that of any of them.
+        keys = self.key_gates if probe and not report.key else self.key_gates.keys() & {report.key}
+        gates += [(self.key_gates[name], of_key, name) for name in keys]
         for gate, judged, name in gates:
             epoch = gate.epoch
             gate.record_verdict(judged, now=report.at, admitted_at=admitted_at, probe=probe, pause=report.pause)

@@ -356,6 +356,21 @@ def test_refused_key_pauses_only_its_own_workers(answer: Verdict) -> None:
     assert (answer not in (V.ACCEPTED, V.REJECTED, V.ACCOUNT)) == (after.paused_by == "Wrong key.")
 
 
+@pytest.mark.parametrize("restarts", [False, True])
+def test_probe_of_a_refused_key_whose_worker_ended_is_sent_again(*, restarts: bool) -> None:
+    """The lease of a worker that has ended expires; one that has lost its leases says that it holds none."""
+    state = new_state()
+    view = state.exchange("a", 0.0, limits=LIMITS, wanted=1, key="k")
+    refused = ends(view, 1.0, V.ACCOUNT, error="Wrong key.", key="k", refuses_key=True)
+    probe = state.exchange("a", 1.0, limits=LIMITS, reports=refused, wanted=1, key="k")
+    assert [True] == [lease.gate_probe for lease in probe.leases]
+    assert [] == list(state.exchange("b", 2.0, limits=LIMITS, wanted=1, key="k").leases)
+    if restarts:
+        state.exchange("a", 3.0, limits=LIMITS, held=(), key="k")
+    again = state.exchange("b", 3.0 if restarts else 12.0, limits=LIMITS, wanted=1, key="k")
+    assert [True] == [lease.gate_probe for lease in again.leases]
+
+
 def test_probe_whose_worker_ended_is_sent_again_by_another_one() -> None:
     state = new_state()
     maintenance = LeaseReport(number=None, at=0.0, verdict=V.MAINTENANCE, pause=60.0)

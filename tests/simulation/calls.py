@@ -285,7 +285,7 @@ async def _map(world: World, call: Call) -> None:
             elif isinstance(outcome, InDoubt):
                 world.counts["row in doubt"] += 1
             if seen == leaves:
-                world.leaves = True
+                world.counts["map left early"] += 1
                 break
             if choice % 17 == 0:
                 run.stop()

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 import attrs
 
-from kie_async import DownloadError, Statistics
+from kie_async import AuthenticationError, DownloadError, Statistics
 from kie_async._core.lifecycle import ENDED, OPEN, Intent
 from kie_async.states import JobState
 from tests.client.canaries import find_canaries, frames_of
@@ -91,6 +91,7 @@ def check_world(world: World, rows: Sequence[Intent]) -> None:
     _check_limit(world)
     _check_gate(world)
     _check_budgets(world, rows)
+    _check_reached(world)
     _check_forgotten(world)
     _check_shared(world)
     _check_leftovers(world)
@@ -172,9 +173,14 @@ def _row_of(task: FakeTask, by_id: dict[str, Intent], by_prompt: dict[str, list[
 
 def _check_rows(world: World, rows: Sequence[Intent]) -> None:
     """Check that each row has ended, and agrees with the service."""
+    keys = Counter(row.key for row in rows if row.key is not None)
+    if twice := [key for key, number in keys.items() if number > 1]:
+        world.violations.append(f"keys of several rows: {twice}")
     for row in rows:
         if row.state not in _FINAL:
             world.violations.append(f"a row has not ended: {_show(row)}")
+        if row.duplicate_task_ids and row.state in (S.IN_DOUBT, S.UNRESOLVED):
+            world.violations.append(f"a row is in doubt, and has only further tasks: {_show(row)}")
         task = world.fake.truth.tasks.get(row.task_id or "")
         if row.state in (S.SUCCEEDED, S.FAILED) and (
             task is None or task.state(world.scheduler.now) != ("fail" if row.state is S.FAILED else "success")
@@ -197,6 +203,10 @@ def _check_told(world: World) -> None:
             task = world.fake.truth.tasks.get(task_id)
             if task is None or task.state(at) != state:
                 world.violations.append(f"{call.step.call} was told that {task_id} is {state}")
+    if not any(trouble.kind in ("poll 401", "create 401") for trouble in world.plan.troubles):
+        for call in world.calls:
+            if isinstance(call.error, AuthenticationError):
+                world.violations.append(f"{call.step.call} was told that the key is refused: {call.error}")
     for job_id, ends in told.items():
         if len(ends) > 1 and not world.resubmitted[job_id]:
             world.violations.append(f"callers of {job_id} were told different ends: {sorted(ends)}")
@@ -253,7 +263,8 @@ def _check_limit(world: World) -> None:
         world.violations.append(f"{busiest} creates arrived within 10 s, {plan.creates} are allowed")
     refused = sum(post.fault is None for post in truth.rate_limited)
     world.counts["refused"] += refused
-    if plan.limit == plan.creates and refused and not any(one.kind == "lower limit" for one in plan.accidents):
+    is_own = plan.limit == plan.creates and not any(one.kind == "lower limit" for one in plan.accidents)
+    if is_own and refused and not world.may_exceed_limit:
         world.violations.append(f"{refused} creates were refused at the service's own limit")
 
 
@@ -274,6 +285,15 @@ def _check_gate(world: World) -> None:
             probed_at = post.at
 
 
+def _check_reached(world: World) -> None:
+    """Check that each attempt began once, and that each job has ended once."""
+    if _has(world, "failover", "commits lost"):
+        return
+    for (job_id, state, attempts), times in world.reached.items():
+        if times > 1 and state in (S.SENDING, S.SUCCEEDED, S.FAILED):
+            world.violations.append(f"{job_id} became {state} {times} times, after {attempts} attempts")
+
+
 def _check_forgotten(world: World) -> None:
     """Check that forget() has deleted only jobs that had ended."""
     ends = any(step.call in CLOSING for step in world.plan.steps)
@@ -287,7 +307,12 @@ def _check_forgotten(world: World) -> None:
 def _check_shared(world: World) -> None:
     """Check that shared runs have yielded each result once."""
     cut = any(call.step.call == "map" and (call.was_cancelled or call.error) for call in world.calls)
-    if cut or world.leaves or any(step.call in CLOSING for step in world.plan.steps) or world.plan.accidents:
+    if (
+        cut
+        or world.counts["map left early"]
+        or any(step.call in CLOSING for step in world.plan.steps)
+        or world.plan.accidents
+    ):
         return
     for task_id, names in world.yields.items():
         if len(names) > 1:

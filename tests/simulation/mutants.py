@@ -96,6 +96,11 @@ def _mutant(
     return Mutant(name=name, sentence=sentence, changes=changes, where=where, within=within)
 
 
+def _has_quick_callbacks(plan: Plan) -> bool:
+    """Return True if callbacks may come soon, at the time of a poll or of another attempt."""
+    return plan.callbacks and plan.durations[0] < 60.0
+
+
 _DISK: tuple[JournalKind, ...] = ("sqlite", "postgres")
 _KILLS = ("kill",)
 _LOST_ANSWERS = ("create answer lost", "create answer cut", "create silent", "create slower", "create html, paid")
@@ -116,7 +121,15 @@ MUTANTS: tuple[Mutant, ...] = (
         "_core.verdicts",
         "        lambda r: r.has_code(401, 402, 433) or _lacks_credits(r),",
         "        lambda r: r.has_code(401, 402, 433) or r.has_bare_status(401) or _lacks_credits(r),",
-        where=plans_with(troubles=("create status 401",)),
+        where=plans_with(troubles=("create 401 page",)),
+    ),
+    _mutant(
+        "a 500 with familiar words counts as a refusal",
+        "A 500 whose text merely begins as a known refusal of content counts as one, though it may have been paid.",
+        "_core.verdicts",
+        "reply.has_code(500) and _FAULT_TEXT.fullmatch(reply.message)",
+        "reply.has_code(500) and _FAULT_TEXT.match(reply.message)",
+        where=plans_with(troubles=("create 500 in words",)),
     ),
     _mutant(
         "ambiguous attempts are not counted",
@@ -141,7 +154,7 @@ MUTANTS: tuple[Mutant, ...] = (
         "context.transitions.require_transition(\n                job,\n                JobState.SENDING,\n"
         "                account_epoch=permit.account_epoch,\n",
         "context.transitions.record_transition(\n                job,\n                JobState.SENDING,\n",
-        where=plans_with(*_DISK, accidents=("disk full", "database away", "read-only")),
+        where=plans_with(*_DISK, accidents=("journal fails",)),
     ),
     _mutant(
         "SENDING is taken for INTENT",
@@ -168,7 +181,7 @@ MUTANTS: tuple[Mutant, ...] = (
         '        where += " AND state = ? AND attempts = ? AND owner IS ?"\n'
         "        values += [str(seen.state), seen.attempts, seen.owner]\n",
         '        where += ""\n',
-        where=plans_with("sqlite", workers=2),
+        where=plans_with("sqlite", workers=2, also=_has_quick_callbacks),
     ),
     _mutant(
         "no compare-and-set (PostgreSQL)",
@@ -178,33 +191,18 @@ MUTANTS: tuple[Mutant, ...] = (
         "    if False:\n",
         "    if sends:\n",
         "    if False:\n",
-        where=plans_with("postgres", workers=2),
-    ),
-    _mutant(
-        "no fence by owner (SQLite)",
-        "A worker changes a row in the file that another one has taken over.",
-        "_io.journals.tables",
-        ' AND attempts = ? AND owner IS ?"\n        values += [str(seen.state), seen.attempts, seen.owner]',
-        ' AND attempts = ?"\n        values += [str(seen.state), seen.attempts]',
-        where=plans_with("sqlite", workers=2),
-    ),
-    _mutant(
-        "no fence by owner (PostgreSQL)",
-        "A worker that others have taken for ended still sends its jobs.",
-        "_io.journals.postgres_tables",
-        " AND attempts = %(seen_attempts)s AND owner IS NOT DISTINCT FROM %(seen_owner)s",
-        " AND attempts = %(seen_attempts)s",
-        "    if sends:\n",
-        "    if False:\n",
-        where=plans_with("postgres", workers=2, accidents=("freeze", "database away")),
+        where=plans_with("postgres", workers=2, also=_has_quick_callbacks),
     ),
     # -- one driver of each job ---------------------------------------------------------------------------------------
     _mutant(
         "two drivers of a job",
-        "A job that has a submission is resumed from its row as well.",
+        "A job that has a submission is resumed from its row as well, for example by recover().",
         "_io.jobs.follower",
+        "        if job is None or job.learn(row):\n            await self.follow(job := self.adopt(row))\n",
+        "        await self.follow(job := self.adopt(row))\n",
         "        if row is None or job.has_submission:\n            return\n        self.journal_watch.unwatch(job)",
         "        if row is None:\n            return\n        self.journal_watch.unwatch(job)",
+        where=plans_with(calls=("recover",)),
     ),
     _mutant(
         "a live job is dropped",
@@ -267,6 +265,25 @@ MUTANTS: tuple[Mutant, ...] = (
         '    query = f"SELECT number, id, updated_at < ? FROM intents',
         where=plans_with("sqlite", calls=("forget",)),
     ),
+    _mutant(
+        "a key is looked up, and not unique",
+        "Two processes that submit the same key at once both find that it is new.",
+        "_io.journals.tables",
+        "        record TEXT,\n        UNIQUE (origin, key)\n    );",
+        "        record TEXT\n    );",
+        "    if intent.key is not None and (known := select_by_key(connection, intent.key)) is not None:\n"
+        "        return known\n    if intent.callback_url",
+        "    if intent.callback_url",
+        where=plans_with("sqlite", workers=2),
+    ),
+    _mutant(
+        "a forked child uses the client",
+        "A child has copies of its parent's jobs and connections, and works with them.",
+        "_binding",
+        "        if self._process not in (None, os.getpid()):",
+        "        if False:",
+        where=plans_with(calls=("fork",)),
+    ),
     # -- callbacks ----------------------------------------------------------------------------------------------------
     _mutant(
         "callbacks are believed",
@@ -302,7 +319,7 @@ MUTANTS: tuple[Mutant, ...] = (
         "_io.callbacks.receiver",
         "            if not own:\n                await self.confirmations.journal_ids(row.id)\n",
         "            if False:\n                await self.confirmations.journal_ids(row.id)\n",
-        where=plans_with(*_DISK, accidents=_KILLS, troubles=_LOST_ANSWERS, also=lambda plan: plan.callbacks),
+        where=plans_with(*_DISK, accidents=("kill after",)),
     ),
     _mutant(
         "callbacks replace polls",
@@ -311,7 +328,25 @@ MUTANTS: tuple[Mutant, ...] = (
         "        watch.weight, watch.loss = _weight_of(watch.job), self._loss_of(watch)\n",
         "        watch.weight, watch.loss = _weight_of(watch.job), self._loss_of(watch)\n"
         "        if watch.loss < 1.0:\n            return\n",
-        where=plans_with(also=lambda plan: plan.callbacks),
+        where=plans_with(troubles=("callback lost", "callback unsigned", "callback wrong")),
+    ),
+    _mutant(
+        "callbacks of lost rows are refused",
+        "A callback for a job that the journal has lost in a failover is answered with 404.",
+        "_io.callbacks.receiver",
+        "            if row is None and await self._may_be_lost(token):",
+        "            if False:",
+        where=plans_with("postgres", accidents=("failover",), also=lambda plan: plan.callbacks),
+    ),
+    _mutant(
+        "a late answer does not bind",
+        "The answer to a create is a duplicate if others have taken its worker for ended meanwhile.",
+        "_io.jobs.transitions",
+        "        while not moved and require_row(job).task_id is None and job.state in BINDABLE:",
+        "        while not moved and require_row(job).task_id is None and job.state is JobState.SENDING:",
+        "if row is not None or latest is None or latest.owner == seen.owner:",
+        "if True:",
+        where=plans_with("postgres", workers=2, accidents=("freeze with",)),
     ),
     # -- slots, tokens, gates -----------------------------------------------------------------------------------------
     _mutant(
@@ -321,14 +356,6 @@ MUTANTS: tuple[Mutant, ...] = (
         "        if not keep_slot:\n            self.release_slot(job)\n",
         "        if not keep_slot and job.state is not JobState.REJECTED:\n            self.release_slot(job)\n",
         where=plans_with(troubles=("create 422", "create 505", "create 500")),
-    ),
-    _mutant(
-        "a cancelled wait keeps its slot",
-        "A slot that was granted in the turn in which its waiter was cancelled is not released.",
-        "_io.submitting.admission",
-        "                self.release()  # granted and cancelled in the same turn of the loop\n",
-        "                pass\n",
-        where=plans_with(also=lambda plan: plan.in_flight == 3),
     ),
     _mutant(
         "a cancelled create keeps its token",
@@ -389,6 +416,15 @@ MUTANTS: tuple[Mutant, ...] = (
                 ),
             )
         },
+    ),
+    _mutant(
+        "the probe of a key ends with its worker",
+        "A worker that ends while it tries a refused API key again leaves the key's gate closed for ever.",
+        "_core.account_state",
+        "        keys = self.key_gates if probe and not report.key else self.key_gates.keys() & {report.key}\n",
+        "        keys = self.key_gates.keys() & {report.key}\n",
+        where=plans_with(*_DISK, workers=2, accidents=_KILLS, troubles=("create 401",)),
+        within=200,
     ),
     _mutant(
         "maintenance does not close the gate",
@@ -512,7 +548,31 @@ MUTANTS: tuple[Mutant, ...] = (
         "        if False:\n            raise",
         where=plans_with(*_DISK, workers=2, calls=("map",)),
     ),
+    _mutant(
+        "a read-only server is kept",
+        "A worker whose server has become a standby does not look for the new primary.",
+        "_io.journals.postgres_session",
+        '_LOST = ("25006", "57P", "08")',
+        '_LOST = ("57P", "08")',
+        where=plans_with("postgres", accidents=("read-only",)),
+    ),
     # -- time ---------------------------------------------------------------------------------------------------------
+    _mutant(
+        "polls come late",
+        "Each poll comes a minute after it is planned, though the budget of polls is idle.",
+        "_io.polling.watchlist",
+        "        next_at = self.policy.next_poll_at(",
+        "        next_at = 60.0 + self.policy.next_poll_at(",
+        where=plans_with(also=lambda plan: plan.mix in ("calm", "calls")),
+    ),
+    _mutant(
+        "a gateway's 401 page ends waits",
+        "A 401 page of a gateway in answer to a poll tells callers that their API key is refused.",
+        "_core.poll_results",
+        "    if inner == 401:  # noqa",
+        "    if inner == 401 or status == 401:  # noqa",
+        where=plans_with(troubles=("poll 401 page",)),
+    ),
     _mutant(
         "a stalled job is not polled",
         "A job that has stalled is never polled again, though its task may still end.",

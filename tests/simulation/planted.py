@@ -241,24 +241,25 @@ def main() -> int:
         first, last = given.seeds
         _run(mutant, first, last, given.most, stop=given.stop)
         return 0
-    found = dict(known_seeds()) if FOUND.exists() else {}
     survivors = 0
     for mutant in chosen:
         result = find(mutant)
         survivors += result is None
-        told = (
-            "SURVIVES" if result is None else f"{result.seeds:>4} seeds {result.cpu:>6.1f} s  {result.violation[:100]}"
-        )
-        print(f"{mutant.name:<45} {told}", flush=True)
-        found.pop(mutant.name, None)
+        told = "SURVIVES"
         if result is not None:
-            found[mutant.name] = result
+            told = f"{result.seeds:>4} seeds {result.cpu:>6.1f} s  {_shortened(result.violation)}"
+        print(f"{mutant.name:<45} {told}", flush=True)
         if given.write:
-            _write(found)
+            _write(mutant, result)
     return min(survivors, 1)
 
 
-def _write(found: Mapping[str, Found]) -> None:
+def _write(changed: Mutant, result: Found | None) -> None:
+    """Keep how a mutant was found, and write the table anew."""
+    found = dict(known_seeds())
+    found.pop(changed.name, None)
+    if result is not None:
+        found[changed.name] = result
     kept = {mutant.name: attrs.asdict(found[mutant.name]) for mutant in MUTANTS if mutant.name in found}
     FOUND.write_text(json.dumps(kept, indent=1) + "\n")
     page = PAGE.read_text()

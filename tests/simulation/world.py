@@ -276,10 +276,11 @@ class World:
         self.pairs: set[tuple[str, str]] = set()
         #: The last known state of each job; the jobs that forget() has deleted.
         self.states: dict[str, JobState] = {}
+        #: How often each job has got into each state, by the number of its attempts.
+        self.reached: Counter[tuple[str, JobState, int]] = Counter()
         self.deleted: set[str] = set()
-        #: The processes whose shared runs have yielded each task; True if one of them was left early.
+        #: The processes whose shared runs have yielded each task.
         self.yields: defaultdict[str, set[str]] = defaultdict(set)
-        self.leaves = False
         self.healed_at = math.inf
         #: When aimed accidents have happened: from, and until.
         self.disturbed: list[tuple[float, float]] = []
@@ -525,6 +526,7 @@ class World:
         if row is not None:
             self.counts[f"transition {seen.state} -> {row.state}"] += 1
             self.states[row.id] = row.state
+            self.reached[row.id, row.state, row.attempts] += 1
 
     def note_sending(self, store: SimSqlite | SimPostgres) -> None:
         """Let the journal fail before a create, and its process perhaps be killed soon after that."""
@@ -693,6 +695,7 @@ class World:
 
     def _fail_over(self, server: ModelServer, snapshot: bytes) -> None:
         self.trace("failover")
+        self.may_exceed_limit = True  # the standby knows less of the leases
         server.fail_over(snapshot)
 
     async def _forge(self, accident: Accident) -> None:
