@@ -199,7 +199,8 @@ async def test_worker_that_has_sent_nothing_sees_a_clock_step(server: ModelServe
     """It has compared the clocks at each heartbeat; one that opens later relies on those of the others."""
 
     async def shared_time(journal: Any) -> float:
-        return (await journal.change_account(lambda _text, now: (None, 0, now))).result - asyncio_time()
+        change = await journal.change_account(lambda _text, now: (None, 0, now))
+        return float(change.result) - asyncio_time()
 
     asyncio_time = asyncio.get_running_loop().time
     async with open_postgres(server) as owner:
