@@ -9,6 +9,7 @@ docs/explanation/in-doubt.md.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import chain
 
 import attrs
 
@@ -132,6 +133,12 @@ def _tasks(row: Intent) -> tuple[str, ...]:
     return (*filter(None, (row.task_id,)), *row.duplicate_task_ids)
 
 
+def _items(result: object) -> Iterable[object]:
+    if isinstance(result, Mapping):
+        return result.values()
+    return result if isinstance(result, (list, tuple)) else (result,)
+
+
 class Restoration:
     """
     The acknowledged rows of one journal, and the repairs of a transaction until it is committed.
@@ -210,9 +217,19 @@ class Restoration:
         self.acknowledge([one.row for one in self._written])
         self._written.clear()
         for result in results:
-            found = result if isinstance(result, (list, tuple)) else (result,)
+            found = _items(result)
             self.acknowledge(row for row in found if isinstance(row, Intent))
             self._budgets.update((info.name, info) for info in found if isinstance(info, BudgetInfo))
+
+    def see(self, results: Iterable[object]) -> None:
+        """
+        Remember what others have made of the remembered rows: that a job has ended, after which it may be deleted.
+
+        Args:
+            results: The results of calls that read; the rows among them are in the journal.
+        """
+        found = chain.from_iterable(map(_items, results))
+        self.acknowledge(row for row in found if isinstance(row, Intent) and self._rows.get(row.id) is not None)
 
     def acknowledge(self, rows: Iterable[Intent]) -> None:
         """Remember rows that are written."""

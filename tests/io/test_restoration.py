@@ -182,6 +182,19 @@ async def test_forgotten_rows_are_not_restored(journal: GoingBack) -> None:
     assert not journal.repairs
 
 
+async def test_job_that_others_have_ended_and_forgotten_is_not_restored(journal: GoingBack) -> None:
+    """This process has written that it was submitted, and has read that it has ended."""
+    store = journal.store
+    row = await bring_to_state(store, await store.add(make_intent(1, key="order-7")), S.SUBMITTED)
+    async with journal.open_other() as other:
+        ended = await other.transition(row, S.SUCCEEDED, at=9.0)
+        assert {row.id: ended} == await store.find_changed([row])
+        assert 1 == await other.forget(before=ended.updated_at + 1.0)
+
+    assert make_intent(2).id == (await store.add(make_intent(2, key="order-7"))).id
+    assert not journal.repairs
+
+
 async def test_key_that_another_job_has_got_stays_with_it(journal: GoingBack) -> None:
     """The lost row is restored without it: its task is paid, and nothing may be lost of it."""
     store = journal.store

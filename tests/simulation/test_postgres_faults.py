@@ -238,6 +238,16 @@ async def test_change_is_told_at_once(server: ModelServer) -> None:
             assert (0.0, {row.id}) == await wait(waiting)
 
 
+async def test_change_whose_notification_was_lost_is_found_within_a_minute(server: ModelServer) -> None:
+    async with open_postgres(server) as waiting, open_postgres(server) as writing:
+        server.deaf = True
+        await bring_to_state(writing, await writing.add(make_intent(1)), S.SUBMITTED)
+        server.deaf = False
+        assert (60.0, None) == await wait(waiting)
+        await bring_to_state(writing, await writing.add(make_intent(2)), S.SUBMITTED)
+        assert (0.0, {make_intent(2).id}) == await wait(waiting)
+
+
 async def test_ended_connection_is_made_again_at_once(server: ModelServer) -> None:
     async with open_postgres(server) as journal:
         server.stop()

@@ -124,7 +124,7 @@ class Writer(OwnThread, Generic[_C]):
         self.restoration.begin()
         try:
             database.run(calls, writes=writes)
-            self.restoration.commit([call.result for call in calls] if writes else ())
+            (self.restoration.commit if writes else self.restoration.see)([call.result for call in calls])
         except Exception as error:  # noqa: BLE001 (it is delivered to the callers)
             if len(calls) > 1 and not database.fails_all(error):
                 # One at a time, so that the error of one call does not affect the others.

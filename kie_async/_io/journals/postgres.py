@@ -94,6 +94,8 @@ class PostgresStore:
     ask_interval: float = 1.0
     #: The interval in seconds between two checks of the connection while it waits for notifications.
     ping_interval: float = 2.0
+    #: The interval in seconds between two readings of all watched rows: no notification is relied on for longer.
+    reading_interval: float = 60.0
     #: Opens a connection.
     _connect: Callable[..., psycopg.Connection[tuple[Any, ...]]] = staticmethod(psycopg.connect)
 
@@ -119,6 +121,7 @@ class PostgresStore:
         self.on_restored: Callable[[Sequence[Repair]], None] | None = None
         self._news = News()
         self._changed = asyncio.Event()
+        self._read_all_at = 0.0
         self._listened = -1
         self._check: asyncio.TimerHandle | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -130,6 +133,7 @@ class PostgresStore:
         runtime = Runtime(self._loop)
         self._name = f"{self.service.account}-{runtime.new_id().removeprefix('kj_')}"
         self._opened_at, self._news, self._changed = runtime.wall(), News(), asyncio.Event()
+        self._read_all_at = runtime.now() + self.reading_interval
         self._restoration = type(self._restoration)()  # the schema may be another by now
         own = {f"own_{name}": value for name, value in attrs.asdict(self.service).items()}
         session = PostgresSession(
@@ -365,8 +369,8 @@ class PostgresStore:
     # -- notifications ----------------------------------------------------------------------------------------------
 
     async def wait_for_change(self) -> Collection[str] | None:
-        session = self._opened(self._session)
-        while not self._news.is_any and not self._news.ids:
+        session, loop = self._opened(self._session), asyncio.get_running_loop()
+        while not self._news.is_any and not self._news.ids and loop.time() < self._read_all_at:
             self._changed.clear()
             with anyio.move_on_after(self.ask_interval if session.asks else self.ping_interval) as waiting:
                 await self._changed.wait()
@@ -374,6 +378,8 @@ class PostgresStore:
                 if session.asks:
                     return None
                 await self._run(Action(leases.ping, writes=False, timeout=_PING_TIMEOUT))
+        if self._news.is_any or loop.time() >= self._read_all_at:
+            self._news.is_any, self._read_all_at = True, loop.time() + self.reading_interval
         return self._news.take()
 
     def _watch_answer(self) -> None:
