@@ -253,8 +253,9 @@ class PostgresServer:
         other.replace(self._clock)
 
     def reset(self) -> None:
-        """Leave the tests' database empty: end the connections to it, and drop its schemas."""
+        """Leave the tests' database empty and open: end the connections to it, and drop its schemas and its limit."""
         with self.connect(DATABASE) as connection:
+            connection.execute(sql.SQL("ALTER DATABASE {} CONNECTION LIMIT -1").format(sql.Identifier(DATABASE)))
             connection.execute(
                 "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = %s AND pid <> pg_backend_pid()",
                 (DATABASE,),

@@ -223,6 +223,7 @@ def _check_in_time(world: World) -> None:
         *((one.at, math.inf) for one in plan.accidents if one.kind == "wall clock" and plan.signed),
         *((call.began, (call.ended or math.inf) + _AFTERMATH) for call in world.calls if call.step.call in CLOSING),
     ]
+    polled_until = {poll.task_id: poll.at for poll in truth.polls}
     for call in world.calls:
         if call.step.call.startswith("map"):
             continue  # rows wait for each other
@@ -230,7 +231,10 @@ def _check_in_time(world: World) -> None:
             task = truth.tasks[task_id]
             if any(begin < at and task.created_at < end for begin, end in disturbed):
                 continue
-            running = sum(one.created_at <= at and one.ends_at >= task.ends_at for one in truth.created)
+            running = sum(
+                one.created_at <= at and max(one.ends_at, polled_until.get(one.task_id, 0.0)) >= task.ends_at
+                for one in truth.created
+            )
             bound = _in_time(plan, task.ends_at - task.created_at, running)
             late = at - max(task.ends_at, call.began)
             world.counts["told in time"] += late <= bound
@@ -246,13 +250,15 @@ def _in_time(plan: Plan, duration: float, running: int) -> float:
     Return the seconds after the end of a task within which its callers are told.
 
     A callback is confirmed by the next poll. Without one, the interval between polls is a part of the duration that the
-    kind is known to take, a minute at first, and no shorter than the budget of polls allows: all tasks that run are
-    polled once in *running* / rate seconds.
+    kind is known to take, a minute at first, and no shorter than the budget of polls allows: all tasks that run, or
+    whose end is not known yet, are polled once in *running* / rate seconds. A poll uses its part of the rate until the
+    answer has come.
     """
     network = 4.0 * plan.latency[1] + 4.0 * plan.disk
+    seconds_per_poll = 1.0 / plan.polls_per_second + 2.0 * plan.latency[1] / max(1, round(plan.polls_per_second))
     if plan.callbacks:
-        return 5.0 + network + running / plan.polls_per_second
-    return 10.0 + network + 0.15 * duration + 2.0 * running / plan.polls_per_second
+        return 5.0 + network + running * seconds_per_poll
+    return 10.0 + network + 0.15 * duration + 2.0 * running * seconds_per_poll
 
 
 def _check_limit(world: World) -> None:
