@@ -405,6 +405,22 @@ async def test_worker_that_was_frozen_does_not_send_with_an_old_lease() -> None:
         assert Verdict.ACCEPTED is await worker.create(0)
 
 
+async def test_lease_that_has_ended_is_not_renewed() -> None:
+    """It counts as used since then; a create that is sent with it later would be one too many."""
+    account = Account()
+    async with open_worker(account, "w1") as worker:
+        permit = await worker.admission.acquire_permit(0, since=0.0)
+        assert isinstance(permit, Permit)
+        account.broken = JournalError("The worker stands still.")
+        account.broken.retryable = True
+        await anyio.sleep(LEASE + 0.5)
+        account.broken = None
+        assert Verdict.ACCEPTED is await worker.create(1)
+        await anyio.sleep(5.0)
+        assert not permit.is_usable()
+        permit.finish(Verdict.UNSENT)
+
+
 async def test_creates_that_are_requested_during_an_exchange_are_not_forgotten() -> None:
     """The first one is alone when the leases are taken; the others are requested before it has one."""
     account = Account(limit=1000)

@@ -326,11 +326,8 @@ def _check_shared(world: World) -> None:
 
 
 def _check_budgets(world: World, rows: Sequence[Intent]) -> None:
-    ids: defaultdict[str, set[str]] = defaultdict(set)
-    for row in (*world.forgotten.values(), *rows):
-        if row.budget is not None:
-            ids[row.budget].add(row.id)
-    for name, jobs in ids.items():
+    """Check that the jobs that were sent in a named budget cost no more than it has; jobs may join it later."""
+    for name, jobs in world.sent_in.items():
         known = {
             task_id
             for row in (*world.forgotten.values(), *rows)

@@ -260,6 +260,7 @@ class World:
         self.files.mkdir()
         self.saved: dict[Path, list[str]] = {}
         self.lost_parts: set[str] = set()
+        self.sent_in: defaultdict[str, set[str]] = defaultdict(set)
         self.random = Random(f"{plan.seed} world")
         self.scheduler = Scheduler(str(plan.seed))
         self.violations: list[str] = []
@@ -296,9 +297,8 @@ class World:
         pipes = Random(f"{plan.seed} pipes")
         self.network = Network(str(plan.seed), delay=pipes.choice((0.0, 0.005, 0.1)))
         self.own = self._new_loop("world")
-        self.server: ModelServer | None = None
-        if plan.journal == "postgres":
-            self.server = ModelServer(now=lambda: START + self.scheduler.now, seed=plan.seed)
+        is_postgres = plan.journal == "postgres"
+        self.server = ModelServer(now=lambda: START + self.scheduler.now, seed=plan.seed) if is_postgres else None
         self._kinds = {_to_fault(trouble.fault()): trouble.kind for trouble in plan.troubles}
         service_loop = self._new_loop("service")
         with service_loop.running():
@@ -527,6 +527,8 @@ class World:
             self.counts[f"transition {seen.state} -> {row.state}"] += 1
             self.states[row.id] = row.state
             self.reached[row.id, row.state, row.attempts] += 1
+            if row.budget is not None and row.state is JobState.SENDING:
+                self.sent_in[row.budget].add(row.id)
 
     def note_sending(self, store: SimSqlite | SimPostgres) -> None:
         """Let the journal fail before a create, and its process perhaps be killed soon after that."""

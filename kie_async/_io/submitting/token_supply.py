@@ -430,7 +430,9 @@ class TokenSupply:
         good_from = math.inf if self._is_own else change.earliest  # the own leases do not expire
         if not self._is_own:
             for token in (*self._hand, *self._out.values()):
-                token.usable_until = max(good_from, token.leased_at) + LEASE
+                # One that the state has not any more counts as used there, or not at all.
+                lost = token.number in self._lost
+                token.usable_until = -math.inf if lost else max(good_from, token.leased_at) + LEASE
             self._hand = [token for token in self._hand if token.number not in self._lost]
         self._hand += [
             LeasedToken(
