@@ -66,6 +66,8 @@ CALLS: Mapping[str, float] = {
 }
 #: The calls of tier B, beside the others.
 SAVING: Mapping[str, float] = {"save": 6.0, "map, saving": 3.0}
+#: Every tenth plan has bursts of rare calls, so that each pair of them overlaps in some plan.
+_RARE_PLANS, _RARE_WEIGHT, _RARE_STEPS = 10, 0.7, 16
 #: Calls after which a process has to be opened again.
 CLOSING = frozenset({"close", "close the loop"})
 
@@ -352,6 +354,8 @@ class Plan:
     def draw(cls, seed: int, *, tier: Tier = "A") -> Plan:
         """Draw the plan of a seed; those of tier B have more calls, accidents and troubles."""
         plan = cls._draw(seed)
+        if seed % _RARE_PLANS == 0:
+            plan = _with_rare_calls(plan)
         if tier == "A":
             return plan
         random = Random(f"{seed} plan of tier B")
@@ -400,6 +404,26 @@ class Plan:
             accidents=_draw_accidents(random, journal, workers, seconds, callbacks, int(weights["accidents"])),
             troubles=_draw_troubles(random, seconds, callbacks, int(weights["troubles"])),
         )
+
+
+def _with_rare_calls(plan: Plan) -> Plan:
+    """Add bursts of rare calls, and a fault of one of them."""
+    random = Random(f"{plan.seed} rare calls")
+    kinds = {
+        name: 1.0
+        for name, weight in CALLS.items()
+        if weight <= _RARE_WEIGHT and name not in CLOSING and (name != "fork" or plan.journal != "memory")
+    }
+    bursts = [random.uniform(0.0, plan.seconds) for _ in range(2)]
+    steps = (_draw_step(random, plan.workers, plan.seconds, 0.0, kinds) for _ in range(_RARE_STEPS))
+    rare = [attrs.evolve(step, at=random.choice(bursts)) for step in steps]
+    kind = random.choice([kind for kind, (place, _) in _TROUBLES.items() if place == "credit"])
+    trouble = Trouble(kind=kind, at=min(bursts) - 1.0, seconds=plan.seconds, probability=1.0)
+    return attrs.evolve(
+        plan,
+        steps=tuple(sorted((*plan.steps, *rare), key=lambda step: step.at)),
+        troubles=tuple(sorted((*plan.troubles, trouble), key=lambda each: each.at)),
+    )
 
 
 def _swarm(random: Random, kinds: Mapping[str, float]) -> tuple[list[str], list[float]]:
