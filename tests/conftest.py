@@ -32,7 +32,7 @@ def runs_in_real_time(request: pytest.FixtureRequest) -> bool:
 
 
 #: Tests whose code runs in other processes, or only repeats code that others cover: measuring them would cost minutes.
-UNMEASURED_FOLDERS = frozenset({"fleet", "fuzz", "real_time", "system_tools", "hostile"})
+UNMEASURED_FOLDERS = frozenset({"fleet", "fuzz", "real_time", "simulation", "system_tools", "hostile"})
 UNMEASURED_FILES = frozenset(
     {
         "test_api_key_change.py",

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Run the quick tests on each of the given interpreters, each version of Python once, with the lowest declared and with
-# the newest versions of all dependencies, in a virtual environment each.
+# the newest versions of all dependencies, in a virtual environment each. The simulations of 20 seeds must be the same.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -28,9 +28,10 @@ check() { # python version kind
         tests/core tests/requests tests/versions tests/contract tests/postgres tests/test_events.py tests/test_exports.py \
         tests/test_postgres_journal.py \
         tests/client/test_results.py tests/cli/test_generate.py tests/real_time/examples
+    traces["$("$venv/bin/python" -m tests.simulation --seeds 20 --trace)"]="$2, $3 versions"
 }
 
-declare -A done=()
+declare -A done=() traces=()
 for python in "$@"; do
     version=$("$python" -c 'import sys; print("%d.%d" % sys.version_info[:2])' 2>/dev/null) || continue
     [ -z "${done[$version]:-}" ] || continue
@@ -43,3 +44,8 @@ for version in 3.11 3.12 3.13 3.14; do
     [ -n "${done[$version]:-}" ] || echo "Python $version was not checked, because none of these runs it: $*"
 done
 [ "${#done[@]}" -gt 0 ]
+if [ "${#traces[@]}" -gt 1 ]; then
+    echo "The same simulations differ:"
+    for trace in "${!traces[@]}"; do echo "$trace in Python ${traces[$trace]}"; done
+    exit 1
+fi

@@ -1,15 +1,31 @@
-"""Run simulations: ``python -m tests.simulation --seeds 5000`` many, ``--seed N`` one, with its last events."""
+"""
+Run simulations: ``python -m tests.simulation --seeds 5000`` many, ``--seed N`` one, with its last events.
+
+``--seed N --reduce --keep NAME`` adds what is left of a plan that has failed to those that the tests run for ever, and
+``--kept NAME`` runs one of these.
+"""
 
 from __future__ import annotations
 
 import json
+from hashlib import sha256
 from typing import Annotated, TypeVar
 
 import attrs
 import typer
 
 from tests.simulation.plan import Plan, Tier
-from tests.simulation.runner import Totals, always_same_fault, command_of, cores, reduce_plan, run_plan, run_seeds
+from tests.simulation.runner import (
+    Totals,
+    always_same_fault,
+    command_of,
+    cores,
+    keep_plan,
+    kept_plan,
+    reduce_plan,
+    run_plan,
+    run_seeds,
+)
 
 T = TypeVar("T")
 
@@ -23,18 +39,26 @@ def _parts(text: str | None, parts: tuple[T, ...]) -> tuple[T, ...]:
     return tuple(parts[int(index)] for index in text.split(",")) if text != "none" else ()
 
 
-def _run_one(plan: Plan, *, reduce: bool) -> int:
+def _run_one(plan: Plan, *, reduce: bool, keep: str | None) -> int:
     result = run_plan(plan)
     if result.violations and reduce:
         fault = always_same_fault(result.violations)
         plan = reduce_plan(plan, lambda smaller: always_same_fault(run_plan(smaller).violations) == fault)
         result = run_plan(plan)
+    if keep is not None:
+        keep_plan(plan, keep)
     print(*result.events, sep="\n")
     for part in (*plan.troubles, *plan.accidents, *plan.steps):
         print(part)
     print(json.dumps({name: value for name, value in attrs.asdict(plan).items() if not isinstance(value, tuple)}))
     print(*result.violations, f"trace {result.trace}", command_of(plan), sep="\n")
     return 1 if result.violations else 0
+
+
+def _print_trace(seeds: range) -> None:
+    """Print one hash of the traces of seeds, to compare those of two versions of Python."""
+    traces = " ".join(result.trace for result in run_seeds(seeds))
+    print("traces", sha256(traces.encode()).hexdigest()[:16])
 
 
 def _run_many(first: int, seeds: int, processes: int, tier: Tier) -> int:
@@ -61,10 +85,18 @@ def main(
     workers: int | None = None,
     *,
     http: Annotated[bool, typer.Option(help="Run tier B: HTTP over pipes.")] = False,
+    trace: Annotated[bool, typer.Option(help="Print the hash of all traces, and nothing else.")] = False,
     reduce: Annotated[bool, typer.Option(help="Reduce the plan if it fails.")] = False,
+    keep: Annotated[str | None, typer.Option(help="Keep the plan under this name.")] = None,
+    kept: Annotated[str | None, typer.Option(help="Run the plan that was kept under this name.")] = None,
 ) -> None:
     """Run the simulation of one seed, or those of many."""
     tier: Tier = "B" if http else "A"
+    if kept is not None:
+        raise typer.Exit(_run_one(kept_plan(kept), reduce=False, keep=None))
+    if trace:
+        _print_trace(range(first, first + seeds))
+        return
     if seed is None:
         raise typer.Exit(_run_many(first, seeds, processes or cores(), tier))
     plan = Plan.draw(seed, tier=tier)
@@ -75,7 +107,7 @@ def main(
         troubles=_parts(troubles, plan.troubles),
         workers=workers or plan.workers,
     )
-    raise typer.Exit(_run_one(plan, reduce=reduce))
+    raise typer.Exit(_run_one(plan, reduce=reduce, keep=keep))
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import tempfile
 import time
@@ -14,18 +15,34 @@ from pathlib import Path
 from typing import TypeVar
 
 import attrs
+import cattrs
 
 from kie_async._core.lifecycle import TRANSITIONS
 from kie_async.events import EventName
+from tests.figures import Figures
 from tests.simulation.plan import ACCIDENTS, CALLS, FILE_TROUBLES, PIPE_ACCIDENTS, SAVING, TROUBLES, Plan, Tier
 from tests.simulation.world import World
 
-__all__ = ["Result", "Totals", "always_same_fault", "command_of", "reduce_plan", "run_plan", "run_seeds"]
+__all__ = [
+    "FOUND",
+    "Result",
+    "Totals",
+    "always_same_fault",
+    "command_of",
+    "cores",
+    "keep_plan",
+    "kept_plan",
+    "reduce_plan",
+    "run_plan",
+    "run_seeds",
+]
 
 T = TypeVar("T")
 
 #: Where the journals are written: in memory, if there is such a folder.
 _FOLDER = "/dev/shm" if Path("/dev/shm").is_dir() else None
+#: The plans that have found a fault of the package, reduced.
+FOUND = Path(__file__).with_name("found")
 #: The simulations that reduce one plan at most.
 _MOST_REDUCTIONS = 300
 
@@ -143,7 +160,7 @@ class Totals:
             f"{one} beside {other}" for one, other in pairs if (one, other) not in self.pairs
         ]
 
-    def figures(self) -> dict[str, object]:
+    def figures(self) -> dict[str, Figures]:
         """Return the sums by kind, for the page of figures."""
         counts = self.counts
         kinds = ("call", "accident", "trouble", "event", "transition", "error", "outcome")
@@ -254,6 +271,16 @@ def command_of(plan: Plan) -> str:
     if plan.workers != drawn.workers:
         options.append(f"--workers {plan.workers}")
     return f"python -m tests.simulation {' '.join(options)}"
+
+
+def keep_plan(plan: Plan, name: str) -> None:
+    """Add a plan that has found a fault to those that run for ever; a plan of a seed changes with how it is drawn."""
+    (FOUND / f"{name}.json").write_text(json.dumps(attrs.asdict(plan), indent=1) + "\n")
+
+
+def kept_plan(name: str) -> Plan:
+    """Return a plan that has found a fault."""
+    return cattrs.structure(json.loads((FOUND / f"{name}.json").read_text()), Plan)
 
 
 def cores() -> int:
