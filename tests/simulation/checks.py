@@ -67,7 +67,11 @@ async def check_clients(world: World) -> None:
 
 
 async def check_owners(world: World) -> None:
-    """Check that a living worker works on each job that was left, since some worker has called ``recover()``."""
+    """
+    Check that a living worker works on each job that was left, since some worker has called ``recover()``.
+
+    A worker that owns a job which was not sent is about to send it.
+    """
     processes = world.processes.values()
     if world.plan.journal == "memory" or not any(process.recovers for process in processes):
         return
@@ -75,6 +79,26 @@ async def check_owners(world: World) -> None:
     for row in await world.rows():
         if row.state in OPEN and row.owner not in alive and (row.state is not S.INTENT or row.owner is not None):
             world.violations.append(f"a job has no living owner: {_show(row)}")
+    idle = await _find_idle(world)
+    await asyncio.sleep(1.0)  # a row may change while it is read
+    for row in await _find_idle(world) if idle else ():
+        if row.id in {one.id for one in idle}:
+            world.violations.append(f"a job has an owner that does not work on it: {_show(row)}")
+
+
+async def _find_idle(world: World) -> list[Intent]:
+    """Return the rows that were not sent and that their living owners do not submit."""
+    return [
+        row
+        for row in await world.rows()
+        for process in world.processes.values()
+        if row.state is S.INTENT and row.owner == process.stores[-1].worker and not _submits(process, row.id)
+    ]
+
+
+def _submits(process: Process, job_id: str) -> bool:
+    job = process.kie._binding.live_job(job_id)
+    return job is not None and job.has_submission
 
 
 def _left(process: Process) -> Statistics:
@@ -130,7 +154,10 @@ def _check_answers(world: World, named: dict[str, Intent]) -> None:
         return  # what was known with what has died is lost
     lives = {process.name: process for process in world.processes.values()}
     closing = {step.worker for step in world.plan.steps if step.call in CLOSING}
-    for name, task_id in world.service.answered if not _has(world, *PIPE_ACCIDENTS) else ():
+    answered = [] if _has(world, *PIPE_ACCIDENTS) else world.service.answered
+    if not any(trouble.kind.startswith("poll") for trouble in world.plan.troubles):
+        answered = answered + world.service.named  # each was confirmed by a poll
+    for name, task_id in answered:
         process = lives.get(name)
         if process is not None and process.number not in closing and task_id not in named:
             world.violations.append(f"the answer to {name} is not known: {task_id}")

@@ -84,7 +84,7 @@ class HttpService:
 
         on_created: Called with the name of a process when its create has made a task, before the answer is sent.
 
-        on_callback: Called with a process and the status of its answer to a callback.
+        on_callback: Called with a process, the status of its answer to a callback, and the URL.
 
         random: Decides if connections are kept.
 
@@ -97,13 +97,14 @@ class HttpService:
         loop: SimLoop,
         fake: FakeKie,
         on_created: Callable[[str], None],
-        on_callback: Callable[[Process, int], None],
+        on_callback: Callable[[Process, int, str], None],
         random: Random,
     ) -> None:
         self.loop = loop
         self.fake = fake
         #: The processes and tasks of creates that were answered without a fault of the service.
         self.answered: list[tuple[str, str]] = []
+        self.named: list[tuple[str, str]] = []
         self._on_callback = on_callback
         # A kept connection does not expire: aiohttp measures its age by the real clock.
         self._keeping: dict[str, Any] = random.choice(({"force_close": True}, {"keepalive_timeout": None}))
@@ -165,7 +166,7 @@ class HttpService:
             request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
         ) -> web.StreamResponse:
             response = await handler(request)
-            self._on_callback(process, response.status)
+            self._on_callback(process, response.status, str(request.url))
             return response
 
         return note

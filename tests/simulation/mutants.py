@@ -8,11 +8,13 @@ goes wrong if a rule of the package is left out. A text to replace must occur ex
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from itertools import combinations
 from typing import TypeAlias
 
 import attrs
 
-from tests.simulation.plan import JournalKind, Plan
+from tests.simulation.calls import BUDGETS, PRICE
+from tests.simulation.plan import CLOSING, JournalKind, Plan
 
 __all__ = ["MUTANTS", "Mutant", "Where"]
 
@@ -101,6 +103,57 @@ def _has_quick_callbacks(plan: Plan) -> bool:
     return plan.callbacks and plan.durations[0] < 60.0
 
 
+def _is_busy(plan: Plan) -> bool:
+    """Return True if more creates are asked for than the limit allows."""
+    creates = sum(step.call in _CREATING for step in plan.steps)
+    return plan.creates == plan.limit == _NARROW and creates > plan.seconds * _NARROW / 20.0  # half of all tokens
+
+
+def _has_same_key_at_once(plan: Plan) -> bool:
+    """Return True if two workers submit the same key at once."""
+    keyed = [step for step in plan.steps if step.key and step.call in _CREATING]
+    return any(
+        one.number == other.number and one.worker != other.worker and abs(one.at - other.at) <= _AT_ONCE
+        for one, other in combinations(keyed, 2)
+    )
+
+
+def _closes(plan: Plan) -> bool:
+    """Return True if a client is closed before the end."""
+    return any(step.call in CLOSING for step in plan.steps)
+
+
+def _is_calm(plan: Plan) -> bool:
+    """Return True if no process ends or stands still, and no caller decides, so that only sent jobs may be in doubt."""
+    ends = any(one.kind.startswith(("kill", "freeze")) for one in plan.accidents)
+    return not (ends or _closes(plan) or any(step.call == "resolve" for step in plan.steps))
+
+
+def _spends_budget(plan: Plan) -> bool:
+    """Return True if tables of more rows than a named budget can pay are to be paid from it; see ``calls``."""
+    rows = {
+        (step.number % 3, row)
+        for step in plan.steps
+        if step.call == "map" and step.choice // 7 % 4 == 3 and step.choice // 3 % 2 == 0
+        for row in range(1 + step.choice % 6)
+    }
+    return len(rows) > BUDGETS["small"] / PRICE + 1
+
+
+def _shares_table(plan: Plan) -> bool:
+    """Return True if two workers share a table, and nothing disturbs them; see ``calls``."""
+    shared = {
+        (step.number % 3, step.worker)
+        for step in plan.steps
+        if step.call == "map" and step.choice % 4 == 2 and step.cancel_after is None
+    }
+    return not plan.accidents and not _closes(plan) and len(shared) > len({table for table, _ in shared})
+
+
+_CREATING = ("submit", "submit, not waiting", "generate")
+_NARROW = 3
+_AT_ONCE = 0.02
+_MANY = 20
 _DISK: tuple[JournalKind, ...] = ("sqlite", "postgres")
 _KILLS = ("kill",)
 _LOST_ANSWERS = ("create answer lost", "create answer cut", "create silent", "create slower", "create html, paid")
@@ -173,6 +226,17 @@ MUTANTS: tuple[Mutant, ...] = (
         "            await self.follow(job)\n",
         where=plans_with(troubles=_LOST_ANSWERS),
     ),
+    _mutant(
+        "the task that an odd answer names is lost",
+        "The id of a task is read only from an answer that accepts the create; any other is in doubt without it.",
+        "_io.submitting.submission",
+        "self._named = () if verdict is Verdict.ACCEPTED else read_candidates(exchange.body)",
+        "self._named = ()",
+        where=plans_with(
+            troubles=("create id elsewhere",),
+            also=lambda plan: not plan.callbacks and not any(one.kind.startswith("poll") for one in plan.troubles),
+        ),
+    ),
     # -- compare-and-set ----------------------------------------------------------------------------------------------
     _mutant(
         "no compare-and-set (SQLite)",
@@ -206,37 +270,32 @@ MUTANTS: tuple[Mutant, ...] = (
     ),
     _mutant(
         "a live job is dropped",
-        "A job that a submission works on here is dropped from memory when its row has ended elsewhere.",
-        "_io.polling.tracker",
-        "        kept = job.has_submission or job.unwritten is not None\n",
-        "        kept = False\n",
-        "        if job.has_submission and job.state in UNANSWERED:\n",
-        "        if False:\n",
+        "A row that was read replaces the live job in memory, with its submission and the calls that wait for it.",
+        "_io.jobs.follower",
+        "        job = self.registry.get(row.id)\n        if job is None:\n            job = LiveJob.from_row(row)\n"
+        "            self.registry.add(job)\n        else:\n            job.learn(row)\n        return job\n",
+        "        if (job := self.registry.get(row.id)) is not None:\n            self.registry.remove(job)\n"
+        "        job = LiveJob.from_row(row)\n        self.registry.add(job)\n        return job\n",
+        where=plans_with(*_DISK, workers=2, accidents=_KILLS, calls=("wait", "recover")),
     ),
     _mutant(
-        "stale rows are believed",
-        "A row that was read before an await replaces the later one that is known by then.",
-        "_io.jobs.live_job",
-        "if self.unwritten is not None or (self.row is not None and row.version <= self.row.version):",
-        "if False:",
-        where=plans_with(*_DISK),
-    ),
-    _mutant(
-        "a known task is overwritten",
-        "While a transition could not be written, an older row that is read from the journal replaces it.",
-        "_io.jobs.live_job",
-        "if self.unwritten is not None or (self.row is not None",
-        "if (self.row is not None",
-        "and row.version <= self.row.version):",
-        "and row.version < self.row.version):",
-        where=plans_with(*_DISK, accidents=("disk full", "database away", "read-only")),
+        "a known task is lost",
+        "The task of an answer that cannot be journaled is not kept: the error of the journal ends the submission.",
+        "_io.jobs.transitions",
+        "            if not can_follow(seen.state, state):\n",
+        "            if not can_follow(seen.state, state) or state is JobState.SUBMITTED:\n",
+        where=plans_with(
+            *_DISK,
+            accidents=("journal fails",),
+            also=lambda plan: not plan.callbacks and not _closes(plan),
+        ),
     ),
     _mutant(
         "unwritten transitions are forgotten",
-        "What could not be written is not tried again until the client closes.",
+        "What could not be written is true in memory only: it is not written when the journal can be written again.",
         "_io.jobs.transitions",
-        "                self._schedule_flush()\n            self._pending[job.id] = job",
-        "                pass\n            self._pending[job.id] = job",
+        "            if job.unwritten is None:\n                job.unwritten = ",
+        "            return True\n            if job.unwritten is None:\n                job.unwritten = ",
         where=plans_with(*_DISK, accidents=("disk full", "database away", "read-only", "commits lost")),
     ),
     _mutant(
@@ -274,7 +333,7 @@ MUTANTS: tuple[Mutant, ...] = (
         "    if intent.key is not None and (known := select_by_key(connection, intent.key)) is not None:\n"
         "        return known\n    if intent.callback_url",
         "    if intent.callback_url",
-        where=plans_with("sqlite", workers=2),
+        where=plans_with("sqlite", workers=2, also=_has_same_key_at_once),
     ),
     _mutant(
         "a forked child uses the client",
@@ -319,7 +378,7 @@ MUTANTS: tuple[Mutant, ...] = (
         "_io.callbacks.receiver",
         "            if not own:\n                await self.confirmations.journal_ids(row.id)\n",
         "            if False:\n                await self.confirmations.journal_ids(row.id)\n",
-        where=plans_with(*_DISK, accidents=("kill after",)),
+        where=plans_with(*_DISK, accidents=("kill after",), troubles=(*_LOST_ANSWERS, "callback early")),
     ),
     _mutant(
         "callbacks replace polls",
@@ -365,25 +424,13 @@ MUTANTS: tuple[Mutant, ...] = (
         "            pass\n",
     ),
     _mutant(
-        "a stale token is sent",
-        "A create is sent with a token that has expired while the process stood still.",
-        "_io.submitting.token_supply",
-        "        return valid and self._runtime.now() <= token.usable_until\n",
-        "        return valid\n",
-        where=plans_with(*_DISK, accidents=("freeze", "disk stalls", "disk slow")),
-        more={
-            "kie_async._io.submitting.admission": (
-                ("return fresh and self._admission.tokens", "return self._admission.tokens"),
-            )
-        },
-    ),
-    _mutant(
         "each process has the whole limit",
         "The tokens of an account are counted by each process alone.",
         "_io.submitting.token_supply",
         "        return not self._journal.durable\n",
         "        return True\n",
-        where=plans_with(*_DISK, workers=2),
+        where=plans_with(*_DISK, workers=2, also=_is_busy),
+        more={"kie_async._io.submitting.submission": (("                account_epoch=permit.account_epoch,\n", ""),)},
     ),
     _mutant(
         "the tokens of the dead are free at once",
@@ -391,7 +438,7 @@ MUTANTS: tuple[Mutant, ...] = (
         "_core.account_state",
         "at=lease.expires_at, verdict=Verdict.IN_DOUBT)",
         "at=lease.expires_at, verdict=Verdict.UNSENT)",
-        where=plans_with(*_DISK, accidents=("kill with", "freeze with")),
+        where=plans_with(*_DISK, workers=2, accidents=("kill", "freeze"), also=_is_busy),
     ),
     _mutant(
         "lost reports are not repeated",
@@ -399,32 +446,9 @@ MUTANTS: tuple[Mutant, ...] = (
         "_io.submitting.token_supply",
         "            self._reports, self._report_by = reports + self._reports, -math.inf\n",
         "            self._report_by = -math.inf\n",
-        where=plans_with(*_DISK, accidents=("disk full", "database away", "read-only", "commits lost", "answers of")),
-    ),
-    _mutant(
-        "the account's epoch is not checked",
-        "A create whose token was leased before the gate closed is sent.",
-        "_io.submitting.submission",
-        "                account_epoch=permit.account_epoch,\n",
-        "",
-        where=plans_with(*_DISK, workers=2, accidents=("maintenance",)),
-        more={
-            "kie_async._io.submitting.token_supply": (
-                (
-                    "valid = self._view is not None and (token.gate_probe or token.epoch == self._view.epoch)",
-                    "valid = True",
-                ),
-            )
-        },
-    ),
-    _mutant(
-        "the probe of a key ends with its worker",
-        "A worker that ends while it tries a refused API key again leaves the key's gate closed for ever.",
-        "_core.account_state",
-        "        keys = self.key_gates if probe and not report.key else self.key_gates.keys() & {report.key}\n",
-        "        keys = self.key_gates.keys() & {report.key}\n",
-        where=plans_with(*_DISK, workers=2, accidents=_KILLS, troubles=("create 401",)),
-        within=200,
+        where=plans_with(
+            *_DISK, accidents=("disk full", "database away", "read-only", "commits lost", "answers of"), also=_is_busy
+        ),
     ),
     _mutant(
         "maintenance does not close the gate",
@@ -444,12 +468,12 @@ MUTANTS: tuple[Mutant, ...] = (
         where=plans_with(*_DISK, workers=2, accidents=("maintenance",)),
     ),
     _mutant(
-        "a budget is checked before, not with, the create",
-        "Two processes that have seen room in a named budget both send.",
+        "a named budget is each run's",
+        "What other runs and processes have paid from a named budget does not count, so that each may spend it all.",
         "_io.journals.budget_tables",
-        "    if row.budget is not None:\n        others = uncharged()",
-        "    if False:\n        others = uncharged()",
-        where=plans_with("sqlite", workers=2, calls=("map",)),
+        "    return None if found is None else _to_info(found)",
+        "    return None if found is None else attrs.evolve(_to_info(found), spent=0.0, running=0.0, held=0.0)",
+        where=plans_with("sqlite", also=_spends_budget),
     ),
     # -- the fleet ----------------------------------------------------------------------------------------------------
     _mutant(
@@ -485,20 +509,12 @@ MUTANTS: tuple[Mutant, ...] = (
         where=plans_with("postgres", accidents=("failover",)),
     ),
     _mutant(
-        "a lost COMMIT is not read back",
-        "A write whose answer was lost is done again, though it may have been committed.",
-        "_io.journals.postgres_session",
-        "                result = NOT_DONE if read_back is None else self._execute(read_back(), connection)\n",
-        "                result = NOT_DONE\n",
-        where=plans_with("postgres", accidents=("answers of commits lost",)),
-    ),
-    _mutant(
         "a lost COMMIT is not undone",
         "SENDING may have been committed after the caller has got an error, and stays.",
         "_io.journals.postgres_session",
         "                if isinstance(call.action, Action) and call.action.undo is not None:\n",
         "                if False:\n",
-        where=plans_with("postgres", accidents=("answers of commits lost", "database away")),
+        where=plans_with("postgres", accidents=("answers of commits lost", "journal fails"), also=_is_calm),
     ),
     _mutant(
         "a deaf connection is not noticed",
@@ -546,7 +562,7 @@ MUTANTS: tuple[Mutant, ...] = (
         "_io.mapping.shared_rows",
         "        if has_yielded(intent) or intent.holder != self._journal.worker:\n            raise",
         "        if False:\n            raise",
-        where=plans_with(*_DISK, workers=2, calls=("map",)),
+        where=plans_with(*_DISK, workers=2, also=_shares_table),
     ),
     _mutant(
         "a read-only server is kept",
@@ -575,19 +591,13 @@ MUTANTS: tuple[Mutant, ...] = (
     ),
     _mutant(
         "a stalled job is not polled",
-        "A job that has stalled is never polled again, though its task may still end.",
+        "A job that has stalled is not polled any more, though its task may still end.",
         "_io.polling.tracker",
         "        if job.state is not JobState.SUBMITTED:\n            self.release_slot(job)\n        else:",
-        "        if job.state is not JobState.SUBMITTED:\n            self.release_slot(job)\n            return\n"
+        "        if job.state is not JobState.SUBMITTED:\n            self.suspend(job)\n            return\n"
         "        else:",
-    ),
-    _mutant(
-        "updates() of a stalled job never ends",
-        "Who iterates over the updates of a job that stalls waits for ever.",
-        "_io.jobs.waiting",
-        "                    done = self.results.result(job, include_stalled=False)\n",
-        "                    done = self.results.result(job, include_stalled=True)\n",
-        where=plans_with(calls=("updates",)),
+        where=plans_with(also=lambda plan: not plan.callbacks and len(plan.steps) > _MANY),
+        within=100,
     ),
     _mutant(
         "not found is taken for the end",

@@ -192,10 +192,13 @@ def find(mutant: Mutant, *, first: int = 0, most: int | None = None) -> Found | 
 
 
 def passes(plan: Plan) -> bool:
-    """Return True if the unchanged package breaks no rule in a plan."""
+    """Return True if the unchanged package breaks no rule in a plan, and the simulation itself does not fail in it."""
     from tests.simulation.runner import run_plan
 
-    return not run_plan(plan).violations
+    try:
+        return not run_plan(plan).violations
+    except Exception:  # noqa: BLE001 (whatever it is, the mutant is not its reason)
+        return False
 
 
 def known_seeds() -> Mapping[str, Found]:

@@ -123,6 +123,13 @@ class ModelServer:
         """End the outage."""
         self._runs = True
 
+    def demote(self) -> None:
+        """Become a standby: new connections wait for the new primary, those that there are stay read-only."""
+        with self._turn:
+            self.read_only = True
+            for connection in self.connections:
+                connection.is_demoted = True
+
     def refuse_connections(self, number: int) -> None:
         """Refuse the next connections."""
         self._refused = number
@@ -235,7 +242,7 @@ class ModelServer:
         Raises:
             psycopg.Error: If it fails.
         """
-        if statement.changes and self.read_only:
+        if statement.changes and (self.read_only or (self._current is not None and self._current.is_demoted)):
             msg = "cannot execute INSERT in a read-only transaction"
             raise psycopg.errors.ReadOnlySqlTransaction(msg)
         _refuse_nul(values.values() if isinstance(values, Mapping) else values)
@@ -310,6 +317,8 @@ class ModelConnection:
         #: What its transaction tells others when it commits, in order and once.
         self.notes: dict[tuple[str, str], None] = {}
         self.closed = False
+        #: True if its server has become a standby.
+        self.is_demoted = False
         self._server = server
         self._host = host
         self._ended = False

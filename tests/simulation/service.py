@@ -21,14 +21,14 @@ from yarl import URL
 from kie_async._core.job_errors import closed_error
 from kie_async._io.http.transport import CREATE_TIMEOUT, Exchange, HttpResponse, Transport
 from kie_async.testing import FakeKie
-from kie_async.testing.responses import FakeResponse, apply_fault
+from kie_async.testing.responses import FakeResponse, apply_fault, encode
 from kie_async.testing.server import IncomingRequest
 from kie_async.testing.truth import LoggedCreate
 
 if TYPE_CHECKING:
     from typing import Self
 
-    from kie_async.testing.faults import FaultPlace
+    from kie_async.testing.faults import Fault, FaultPlace
     from kie_async.testing.server import Handler
     from kie_async.testing.truth import LoggedRequest
     from tests.simulation.loop import SimLoop
@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 
 __all__ = ["CALLBACK_URL", "URL_OF_SERVICE", "Deliver", "Reply", "SimService", "SimTransport"]
 
+_OK = 200
 URL_OF_SERVICE = "http://127.0.0.1:9"
 #: The receiver of all callbacks: a load balancer in front of the workers.
 CALLBACK_URL = "http://127.0.0.1:10/kie"
@@ -96,6 +97,8 @@ class SimService:
         self._on_created = on_created
         #: The tasks whose create was answered without a fault, and the processes that have got the answer.
         self.answered: list[tuple[str, str]] = []
+        #: The same of the creates whose odd answer names the task.
+        self.named: list[tuple[str, str]] = []
         self._server = fake._server
         self._routes: dict[tuple[str, str], tuple[FaultPlace, Handler]] = {
             (method, path): (place, handler) for method, path, place, handler in fake._routes.table()
@@ -179,6 +182,7 @@ class SimService:
             return
         if fault is not None:
             response = apply_fault(response, fault, redirect_to=f"{URL_OF_SERVICE}/redirected")
+            response = _name_elsewhere(entry, kind, response)
         if after:
             await anyio.sleep(seconds)
         await self._server._travel()
@@ -188,14 +192,27 @@ class SimService:
         elif kind == "half_body":
             reply(Reply(error="ClientPayloadError", partial=response.body[: len(response.body) // 2]))
         else:
-            if fault is None and isinstance(entry, LoggedCreate) and entry.task_id is not None:
-                self.answered.append((process, entry.task_id))
+            if isinstance(entry, LoggedCreate) and entry.task_id is not None:
+                self._note_answered(process, entry.task_id, fault, response)
             reply(Reply(response))
+
+    def _note_answered(self, process: str, task_id: str, fault: Fault | None, response: FakeResponse) -> None:
+        if fault is None:
+            self.answered.append((process, task_id))
+        elif f'"{task_id}"'.encode() in response.body:
+            self.named.append((process, task_id))
 
     def _log(self, entry: LoggedRequest, kind: str | None, response: FakeResponse) -> None:
         entry.answered_at = self.loop.time()
         if kind not in _NOTHING:
             entry.code, entry.status = response.code, response.status
+
+
+def _name_elsewhere(entry: LoggedRequest, kind: str | None, response: FakeResponse) -> FakeResponse:
+    """Return the answer to a create with the id of its task under another name, if that is its fault."""
+    if kind != "alter" or not isinstance(entry, LoggedCreate) or entry.task_id is None:
+        return response
+    return attrs.evolve(response, body=encode({"code": _OK, "recordId": entry.task_id}).encode())
 
 
 class _CallbackSession:

@@ -11,6 +11,7 @@ import hashlib
 import logging
 import math
 import random as global_random
+import re
 import sqlite3
 from collections import Counter, defaultdict, deque
 from collections.abc import Callable, Coroutine, Mapping, Sequence
@@ -24,7 +25,7 @@ import aiohttp
 import anyio
 import attrs
 
-from kie_async import Event, KieClient, KieError, Limits, RetryPolicy
+from kie_async import Event, JournalError, KieClient, KieError, Limits, RetryPolicy
 from kie_async._core.lifecycle import OPEN, UNFINISHED, Intent
 from kie_async._io.files.part_files import PartFile
 from kie_async._io.journals.group_commit import GroupCommit
@@ -73,6 +74,16 @@ _AWAY = 20.0
 #: What aiohttp's server raises if a connection is lost just before a request's first step: it counts on the order of
 #: steps, which this loop permutes.
 _OUT_OF_ORDER = "RuntimeError: Connection closed."
+
+
+_JOB_ID = re.compile("kj_[0-9a-f]{32}")
+#: What the value of an accident selects. If a journal fails before a create, the process is killed soon after that for
+#: small values; for large ones it fails after the create, with the answer in flight. For small values, a kill after a
+#: callback waits for one of a job whose task is not known yet. For large ones, commits are lost that precede a create.
+_KILLS_BEFORE, _FAILS_LATER, _AT_UNKNOWN_TASKS, _AT_CREATES = 0.5, 0.75, 0.5, 0.5
+#: What only the statement of a transition to SENDING has.
+_SENDING = "sending_at = "
+_UNANSWERED = (JobState.SENDING, JobState.IN_DOUBT)
 
 
 class SimSqlite(SqliteStore):
@@ -533,17 +544,23 @@ class World:
     def note_sending(self, store: SimSqlite | SimPostgres) -> None:
         """Let the journal fail before a create, and its process perhaps be killed soon after that."""
         process = next((one for one in self.processes.values() if store in one.stores), None)
-        accident = None if process is None else self._failures.pop(process.number, None)
-        if process is None or accident is None:
+        accident = None if process is None else self._failures.get(process.number)
+        if process is None or accident is None or accident.value >= _FAILS_LATER:
             return
         self.trace(f"the journal of {process.name} fails before a create")
+        self._fail_journal(process, accident)
+
+    def _fail_journal(self, process: Process, accident: Accident) -> None:
+        """Let the journal fail for a while."""
+        del self._failures[process.number]
+        self.disturbed.append((self.scheduler.now, self.scheduler.now + accident.seconds))
         if self.server is None:
             self._switch("disk full", on=True)
             self.own.call_later(accident.seconds, partial(self._switch, "disk full", on=False))
         else:
             self.server.stop()
             self.own.call_later(accident.seconds, self.server.start)
-        if accident.value < 0.5:
+        if accident.value < _KILLS_BEFORE:
             self.own.call_later(min(2.0, accident.seconds / 2), self.kill, process, accident.seconds)
 
     def watch_owners(self, connection: sqlite3.Connection) -> None:
@@ -589,6 +606,10 @@ class World:
                     self.kill(process, accident.seconds)
                 else:
                     process.loop.frozen_until = self.scheduler.now + accident.seconds
+            failure = self._failures.get(number)
+            if failure is not None and failure.value >= _FAILS_LATER and is_it:
+                self.trace(f"the journal of {process.name} fails with an answer in flight")
+                self._fail_journal(process, failure)
 
     async def _deliver(self, url: str, headers: Mapping[str, str], body: bytes) -> int:
         """Pass a callback to any process, as a load balancer does."""
@@ -604,16 +625,20 @@ class World:
         self, process: Process, url: str, headers: Mapping[str, str], body: bytes, answer: asyncio.Future[int]
     ) -> None:
         status, _ = await process.kie.callbacks.handle(url, headers, body)
-        self._on_callback(process, status)
+        self._on_callback(process, status, url)
         self.service.loop.call_soon(lambda: None if answer.done() else answer.set_result(status))
 
-    def _on_callback(self, process: Process, status: int) -> None:
+    def _on_callback(self, process: Process, status: int, url: str) -> None:
         self.trace(f"{process.name} answers a callback with {status}")
         self.counts[f"callback {status}"] += 1
         accident = self._aims.get(process.number)
-        if accident is not None and accident.kind.endswith("callback") and status == _TAKEN:
-            del self._aims[process.number]
-            self.kill(process, accident.seconds)
+        if accident is None or not accident.kind.endswith("callback") or status != _TAKEN:
+            return
+        job_id = _JOB_ID.search(url)
+        if accident.value < _AT_UNKNOWN_TASKS and job_id is not None and self.states.get(job_id[0]) not in _UNANSWERED:
+            return  # the next one may be of a job whose task is not known yet
+        del self._aims[process.number]
+        self.kill(process, accident.seconds)
 
     # -- accidents --------------------------------------------------------------------------------------------------
 
@@ -676,14 +701,14 @@ class World:
 
     def _happen_to_database(self, server: ModelServer, accident: Accident) -> None:
         later = partial(self.own.call_later, accident.seconds)
-        number = 1 + int(accident.value * 3)
+        number, of = 1 + int(accident.value * 3), _SENDING if accident.value >= _AT_CREATES else ""
         if accident.kind == "database away":
             server.stop()
             later(server.start)
         elif accident.kind == "answers of commits lost":
-            server.lose_answers(number)
+            server.lose_answers(number, of=of)
         elif accident.kind == "commits lost":
-            server.lose_commits(number)
+            server.lose_commits(number, of=of)
         elif accident.kind == "failover":
             self.own.call_later(min(accident.seconds, 15.0), self._fail_over, server, server.snapshot())
         elif accident.kind == "database clock":
@@ -692,7 +717,7 @@ class World:
             server.deaf = True
             later(setattr, server, "deaf", False)  # noqa: FBT003
         elif accident.kind == "read-only":
-            server.read_only = True
+            server.demote()
             later(setattr, server, "read_only", False)  # noqa: FBT003
 
     def _fail_over(self, server: ModelServer, snapshot: bytes) -> None:
@@ -806,8 +831,7 @@ class World:
         while any(call.ended is None for call in self._living_calls() if call.step.call in CLOSING):
             await asyncio.sleep(1.0)
         for process in self.processes.values():
-            await self.run_in(process, process.kie.__aenter__)
-            process.closed = False
+            await self._open(process)
         await asyncio.sleep(_TAKEN_OVER)
         await checks.check_owners(self)
         for round_number in range(3):  # what was given up for the account's sake is resumed
@@ -834,6 +858,15 @@ class World:
         await asyncio.sleep(1.0)
         checks.check_world(self, rows)
         checks.check_files(self, results)
+
+    async def _open(self, process: Process) -> None:
+        """Open a client, again and again: a failover that had begun may end an attempt."""
+        while True:
+            with suppress(JournalError):
+                await self.run_in(process, process.kie.__aenter__)
+                process.closed = False
+                return
+            await asyncio.sleep(1.0)
 
     async def _save_some(self) -> None:
         """Save results in each process: nothing hinders it any more."""
