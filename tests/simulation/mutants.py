@@ -13,7 +13,6 @@ from typing import TypeAlias
 
 import attrs
 
-from tests.simulation.calls import BUDGETS, PRICE
 from tests.simulation.plan import CLOSING, JournalKind, Plan
 
 __all__ = ["MUTANTS", "Mutant", "Where"]
@@ -137,7 +136,7 @@ def _spends_budget(plan: Plan) -> bool:
         if step.call == "map" and step.choice // 7 % 4 == 3 and step.choice // 3 % 2 == 0
         for row in range(1 + step.choice % 6)
     }
-    return len(rows) > BUDGETS["small"] / PRICE + 1
+    return len(rows) > _AFFORDED + 1
 
 
 def _shares_table(plan: Plan) -> bool:
@@ -154,6 +153,8 @@ _CREATING = ("submit", "submit, not waiting", "generate")
 _NARROW = 3
 _AT_ONCE = 0.02
 _MANY = 20
+#: The rows that the smaller named budget can pay.
+_AFFORDED = 3
 _DISK: tuple[JournalKind, ...] = ("sqlite", "postgres")
 _KILLS = ("kill",)
 _LOST_ANSWERS = ("create answer lost", "create answer cut", "create silent", "create slower", "create html, paid")

@@ -128,6 +128,9 @@ def plans(mutant: Mutant, first: int, last: int = _MOST_SEEDS) -> Iterator[Plan]
 
 def _run(mutant: Mutant, first: int, last: int, most: int, *, stop: bool) -> None:
     """Run the plans of a mutant, and print what each has found; called in a process of its own."""
+    if early := mutant.changes.keys() & sys.modules.keys():
+        msg = f"The modules {sorted(early)} were imported before they could be changed."
+        raise RuntimeError(msg)
     resource.setrlimit(resource.RLIMIT_CPU, (_MOST_CPU, _MOST_CPU + 5))
     sys.meta_path.insert(0, _Finder(mutant))
     from tests.simulation.runner import run_plan
