@@ -132,6 +132,8 @@ def _check_tasks(world: World, rows: Sequence[Intent]) -> None:
             by_prompt[str(json.loads(one.input).get("prompt"))].append(one)
     tasks: Counter[str] = Counter()
     for task in world.fake.truth.created:
+        if task.task_id in world.lost_tasks:
+            continue
         row: Intent | None = named.get(task.task_id) or _row_of(task, by_id, by_prompt)
         if row is None:
             world.violations.append(f"a paid task is not in the journal: {task.task_id} of {task.created_at:.1f}")

@@ -264,13 +264,14 @@ class World:
         lost_parts: The parts of files that processes have left behind.
     """
 
-    def __init__(self, plan: Plan, folder: Path) -> None:
+    def __init__(self, plan: Plan, folder: Path) -> None:  # noqa: PLR0915 (each a part of the state)
         self.plan = plan
         self.folder = folder
         self.files = folder / "files"
         self.files.mkdir()
         self.saved: dict[Path, list[str]] = {}
         self.lost_parts: set[str] = set()
+        self.lost_tasks: set[str] = set()
         self.sent_in: defaultdict[str, set[str]] = defaultdict(set)
         self.random = Random(f"{plan.seed} world")
         self.scheduler = Scheduler(str(plan.seed))
@@ -299,6 +300,7 @@ class World:
         #: True if something has happened after which the service may see more creates than configured.
         self.may_exceed_limit = False
         self._hash = hashlib.sha256()
+        self._makers: dict[str, SimSqlite | SimPostgres] = {}
         self._lives: Counter[int] = Counter()
         self._aims: dict[int, Accident] = {}
         self._stalls: dict[int, float] = {}
@@ -599,6 +601,8 @@ class World:
         for number, process in self.processes.items():
             accident = self._aims.get(number)
             is_it = process.name == name.rstrip("'") and process.alive
+            if is_it and process.stores:
+                self._makers[self.fake.truth.created[-1].task_id] = process.stores[-1]
             if accident is not None and accident.kind.endswith("flight") and is_it:
                 del self._aims[number]
                 self.disturbed.append((self.scheduler.now, self.scheduler.now + accident.seconds))
@@ -710,7 +714,8 @@ class World:
         elif accident.kind == "commits lost":
             server.lose_commits(number, of=of)
         elif accident.kind == "failover":
-            self.own.call_later(min(accident.seconds, 15.0), self._fail_over, server, server.snapshot())
+            seconds = min(accident.seconds, 15.0)
+            self.own.call_later(seconds, self._fail_over, server, server.snapshot(), self.scheduler.now)
         elif accident.kind == "database clock":
             server.step_clock((accident.value - 0.5) * 20_000)
         elif accident.kind == "deaf":
@@ -720,8 +725,17 @@ class World:
             server.demote()
             later(setattr, server, "read_only", False)  # noqa: FBT003
 
-    def _fail_over(self, server: ModelServer, snapshot: bytes) -> None:
+    def _fail_over(self, server: ModelServer, snapshot: bytes, taken_at: float) -> None:
         self.trace("failover")
+        remembering = [
+            process.stores[-1] for process in self.processes.values() if process.alive and not process.closed
+        ]
+        # What a dead worker alone had seen acknowledged is lost with the primary; only a synchronous standby has it.
+        self.lost_tasks |= {
+            task.task_id
+            for task in self.fake.truth.created
+            if task.created_at >= taken_at and self._makers.get(task.task_id) not in remembering
+        }
         self.may_exceed_limit = True  # the standby knows less of the leases
         server.fail_over(snapshot)
 
