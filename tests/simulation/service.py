@@ -199,7 +199,7 @@ class SimService:
     def _note_answered(self, process: str, task_id: str, fault: Fault | None, response: FakeResponse) -> None:
         if fault is None:
             self.answered.append((process, task_id))
-        elif f'"{task_id}"'.encode() in response.body:
+        elif fault.kind != "slow" and f'"{task_id}"'.encode() in response.body:  # slower than its timeout
             self.named.append((process, task_id))
 
     def _log(self, entry: LoggedRequest, kind: str | None, response: FakeResponse) -> None:

@@ -490,6 +490,8 @@ class TokenSupply:
             return  # its leases expire
         for token in self._hand:
             self.report(token, Verdict.UNSENT, pause=0.0)
+        counted_by = self._runtime.now() + min(self._deliveries.margin, LEASE)  # they may be on their way still
+        self._reports += [LeaseReport(number=number, at=counted_by) for number in self._out]
         for token in list(self._out.values()):
             self.report(token, Verdict.IN_DOUBT, pause=0.0)
         self._hand.clear()
