@@ -518,14 +518,6 @@ MUTANTS: tuple[Mutant, ...] = (
         where=plans_with("postgres", accidents=("answers of commits lost", "journal fails"), also=_is_calm),
     ),
     _mutant(
-        "a deaf connection is not noticed",
-        "A worker that does not hear its own heartbeat goes on to wait for notifications.",
-        "_io.journals.postgres",
-        "        if not self._news.heard_own and not session.asks:\n",
-        "        if False:\n",
-        where=plans_with("postgres", workers=2, accidents=("deaf",)),
-    ),
-    _mutant(
         "a step of the server's clock is not seen",
         "The shared time jumps with the clock of the database.",
         "_core.shared_clock",
