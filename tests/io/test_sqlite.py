@@ -236,7 +236,7 @@ async def test_own_writes_are_no_change_of_others(journal: Journal) -> None:
     await journal.add(make_intent(1))
     await journal.heartbeat(WorkerReport())
 
-    with anyio.move_on_after(3600.0) as waited:
+    with anyio.move_on_after(50.0) as waited:  # after a minute all rows are read again, told or not
         await journal.wait_for_change()
     assert waited.cancelled_caught
 

@@ -244,11 +244,12 @@ class PostgresSession:
 
     def _connect(self) -> _Connection:
         try:
-            settings = {**_DEFAULTS, **conninfo_to_dict(self._dsn())}
-            return self._open_connection(**settings, autocommit=True, prepare_threshold=None)
+            return self._open_connection(
+                **{**_DEFAULTS, **conninfo_to_dict(self._dsn())}, autocommit=True, prepare_threshold=None
+            )
         except psycopg.Error as error:
             reason = _reason(error)  # names host, port, user and database, but not the password
-        # Raised here, so that it refers to no frame that has the password.
+        # Raised here, so that it refers to no frame that has the password; this one has it in no variable.
         advice = "Check the DSN and the server."
         if any(text in reason for text in _STANDBY):
             advice = "That is a standby, or read-only. Name the primary in the DSN, or all hosts."
