@@ -37,7 +37,7 @@ _JOB_ID = re.compile("kj_[0-9a-f]{32}")
 _DOUBTFUL = frozenset({S.UNRESOLVED, S.ABANDONED, S.IN_DOUBT, S.SENDING})
 _FINAL = ENDED | {S.UNRESOLVED, S.STALLED}
 #: The seconds in which what works for a while has to end, such as a create whose task a callback has reported.
-_SETTLING = 120
+_SETTLING = 600
 #: The errors of a simulation whose variables are searched.
 _ERRORS_WITH_VARIABLES = 4
 #: The seconds after a disturbance in which its effects may last.
