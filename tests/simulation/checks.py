@@ -35,6 +35,8 @@ S = JobState
 _JOB_ID = re.compile("kj_[0-9a-f]{32}")
 #: The states of a job whose task may be unknown: its caller was told that it is in doubt, or decides.
 _DOUBTFUL = frozenset({S.UNRESOLVED, S.ABANDONED, S.IN_DOUBT, S.SENDING})
+#: The status of an answer to a callback that no job is known for.
+_UNKNOWN = 404
 _FINAL = ENDED | {S.UNRESOLVED, S.STALLED}
 #: The seconds in which what works for a while has to end, such as a create whose task a callback has reported.
 _SETTLING = 600
@@ -132,7 +134,7 @@ def _check_tasks(world: World, rows: Sequence[Intent]) -> None:
             by_prompt[str(json.loads(one.input).get("prompt"))].append(one)
     tasks: Counter[str] = Counter()
     for task in world.fake.truth.created:
-        if task.task_id in world.lost_tasks:
+        if _is_lost(world, task):
             continue
         row: Intent | None = named.get(task.task_id) or _row_of(task, by_id, by_prompt)
         if row is None:
@@ -148,6 +150,13 @@ def _check_tasks(world: World, rows: Sequence[Intent]) -> None:
         paid = by_id[job_id]
         if number > 1 + paid.ambiguous_attempts + world.resubmitted[job_id]:
             world.violations.append(f"{number} tasks were paid for {_show(paid)}")
+
+
+def _is_lost(world: World, task: FakeTask) -> bool:
+    """Return True if only a dead worker had seen a task acknowledged, and no callback has told of it since."""
+    lost_at = world.lost_tasks.get(task.task_id, math.inf)
+    told = [post for post in world.fake.truth.callbacks if post.task_id == task.task_id and post.at > lost_at]
+    return lost_at < math.inf and not (told and told[-1].status in (_OK, _UNKNOWN))
 
 
 def _check_answers(world: World, named: dict[str, Intent]) -> None:

@@ -418,11 +418,14 @@ def _with_rare_calls(plan: Plan) -> Plan:
     steps = (_draw_step(random, plan.workers, plan.seconds, 0.0, kinds) for _ in range(_RARE_STEPS))
     rare = [attrs.evolve(step, at=random.choice(bursts)) for step in steps]
     kind = random.choice([kind for kind, (place, _) in _TROUBLES.items() if place == "credit"])
-    trouble = Trouble(kind=kind, at=min(bursts) - 1.0, seconds=plan.seconds, probability=1.0)
+    troubles = [Trouble(kind=kind, at=min(bursts) - 1.0, seconds=plan.seconds, probability=1.0)]
+    if plan.callbacks:  # so that a callback comes between two attempts of a job
+        kinds_between = ("create 500, paid", "callback early")
+        troubles += [Trouble(kind=kind, at=max(bursts), seconds=60.0, probability=0.5) for kind in kinds_between]
     return attrs.evolve(
         plan,
         steps=tuple(sorted((*plan.steps, *rare), key=lambda step: step.at)),
-        troubles=tuple(sorted((*plan.troubles, trouble), key=lambda each: each.at)),
+        troubles=tuple(sorted((*plan.troubles, *troubles), key=lambda each: each.at)),
     )
 
 

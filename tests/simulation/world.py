@@ -271,7 +271,7 @@ class World:
         self.files.mkdir()
         self.saved: dict[Path, list[str]] = {}
         self.lost_parts: set[str] = set()
-        self.lost_tasks: set[str] = set()
+        self.lost_tasks: dict[str, float] = {}
         self.sent_in: defaultdict[str, set[str]] = defaultdict(set)
         self.random = Random(f"{plan.seed} world")
         self.scheduler = Scheduler(str(plan.seed))
@@ -732,7 +732,7 @@ class World:
         ]
         # What a dead worker alone had seen acknowledged is lost with the primary; only a synchronous standby has it.
         self.lost_tasks |= {
-            task.task_id
+            task.task_id: self.scheduler.now
             for task in self.fake.truth.created
             if task.created_at >= taken_at and self._makers.get(task.task_id) not in remembering
         }
