@@ -546,6 +546,10 @@ async def test_worker_has_one_connection_and_says_if_there_is_none(
         assert 20 == len(await journal.rows())
         with pytest.raises(JournalError, match="too many connections"):
             await refused.open()
+    # The server ends the session of a closed connection a moment later; this waits for it.
+    await in_thread(
+        postgres_server.execute, "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity WHERE usename = 'app'"
+    )
     await refused.open()
     assert 20 == len(await refused.rows())
     await refused.close()
