@@ -22,7 +22,7 @@ def test_package_stays_small() -> None:
     size = measure.measure_size(ROOT / "kie_async")
 
     assert size.files <= 182
-    assert size.code_lines <= 22_800
+    assert size.code_lines <= 23_200
     assert size.statements <= 20_200
     assert size.longest_file <= 640
     assert size.longest_function <= 96

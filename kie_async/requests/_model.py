@@ -19,11 +19,14 @@ from kie_async.requests.images import ImageSource
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator, Mapping
 
+    from kie_async.catalogue.prices import ListPrice
     from kie_async.records import JSON
 
 __all__ = ["Choice", "FieldRule", "Flag", "Image", "Integer", "ModelRequest", "Text"]
 
 
+#: Stands for the URL of a file that is not uploaded yet: the price does not depend on it.
+_ANY_URL = "https://file.invalid"
 #: The number of characters of an unknown option that are compared with the known ones.
 _LONGEST_NAME = 60
 
@@ -110,6 +113,18 @@ class ModelRequest:
             (wire := rule.wire or name): uploaded[wire] if isinstance(value, ImageSource) else value
             for name, rule, value in self._given()
         }
+
+    def list_price(self) -> ListPrice | None:
+        """
+        Return the price of the task by the price list; works without a network.
+
+        Returns:
+            The price, in credits; an upper bound if the request leaves something open on which the price depends. None
+            if the list has none for such a task, or if it cannot be computed.
+        """
+        from kie_async.catalogue.prices import list_price  # a request that is not asked reads no data
+
+        return list_price(self.model, self.input(dict.fromkeys(self.images(), _ANY_URL)))
 
     def _given(self) -> Iterator[tuple[str, FieldRule, JSON | ImageSource]]:
         """Yield the required fields and the fields that are set."""

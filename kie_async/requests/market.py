@@ -16,6 +16,7 @@ from kie_async.errors import Problem
 from kie_async.requests.base import invalid_request
 
 if TYPE_CHECKING:
+    from kie_async.catalogue.prices import ListPrice
     from kie_async.records import JSON
     from kie_async.requests.images import ImageSource
 
@@ -107,6 +108,22 @@ class MarketRequest:
             uploaded: Ignored: there are no ``images()``.
         """
         return dict(_copied_input(self._input))
+
+    def list_price(self) -> ListPrice | None:
+        """
+        Return the price of the task by the price list; works without a network.
+
+        Returns:
+            The price, in credits; an upper bound if the input leaves something open on which the price depends. None if
+            the list does not have the model, or no price for such a task, or if the price cannot be computed.
+
+        >>> request = MarketRequest(model="kling/v2-1-pro", input={"prompt": "A dog", "duration": "10"})
+        >>> request.list_price()
+        ListPrice(credits=100.0, upper_bound=False, as_of='2026-10-01')
+        """
+        from kie_async.catalogue.prices import list_price  # a request that is not asked reads no data
+
+        return list_price(self.model, self._input)
 
 
 def json_problems(field: str, value: object) -> list[Problem]:

@@ -1,0 +1,1 @@
+"""The models of the endpoint: their fields, rules and prices."""

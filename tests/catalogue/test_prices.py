@@ -1,0 +1,308 @@
+"""List prices: the formula against an oracle that is written from the rates of the facts, for every priced model."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from kie_async import ListPrice, MarketRequest, Wan22TurboImageToVideo
+from kie_async.catalogue.prices import list_price
+from tests.strategies import json_values
+
+ROOT = Path(__file__).parents[2]
+MODELS: dict[str, Any] = {
+    facts["model"]: facts
+    for facts in json.loads((ROOT / "kie_async" / "catalogue" / "models.json").read_text())["models"]
+}
+PRICED = {name: facts for name, facts in MODELS.items() if facts["price"]}
+CLIP = "https://media.example.com/clip.mp4"
+
+#: The result is as long as a file, and no page says how long a file may be.
+UNBOUNDED = {
+    "infinitalk/from-audio", "topaz/video-upscale", "volcengine/video-to-video-lip-sync", "wan/2-2-animate-move",
+    "wan/2-2-animate-replace",
+}  # fmt: skip
+
+# -- the oracle: one line for each model whose number of units is not the value of a field ---------------------------
+
+#: The number of seconds of models without a duration; for others, their field.
+SECONDS = {
+    "wan/2-2-a14b-image-to-video-turbo": 5, "wan/2-2-a14b-text-to-video-turbo": 5, "kling/ai-avatar-pro": 300,
+    "kling/ai-avatar-standard": 300, "omnihuman-1-5": 60, "kling-2.6/motion-control": 30,
+    "kling-3.0/motion-control": 30, "happyhorse/video-edit": 60, "wan/2-2-a14b-speech-to-video-turbo": 80 / 16,
+}  # fmt: skip
+#: The seconds of reference videos that are charged at most.
+REFERENCE_SECONDS = {
+    "bytedance/seedance-2": 15, "bytedance/seedance-2-5": 30, "bytedance/seedance-2-fast": 15,
+    "bytedance/seedance-2-mini": 15, "wan/3-0-video": 15, "wan/3-0-video-prime": 15,
+}  # fmt: skip
+#: The field with the number of images.
+IMAGES = {
+    "ideogram/character": "num_images", "ideogram/character-edit": "num_images",
+    "ideogram/character-remix": "num_images", "ideogram/v3-remix": "num_images", "qwen/image-edit": "num_images",
+    "bytedance/seedream-v4-edit": "max_images", "bytedance/seedream-v4-text-to-image": "max_images",
+    "wan/2-7-image": "n", "wan/2-7-image-pro": "n",
+}  # fmt: skip
+
+
+def choices(facts: dict[str, Any], name: str) -> list[Any]:
+    """Return some values of a field: all choices, or the ends of its range."""
+    field = facts["fields"].get(name, {})
+    if field.get("type") == "boolean":
+        return [False, True]
+    if "enum" in field:
+        return [value for value in field["enum"] if value != "auto"]  # the model chooses
+    if field.get("type") == "array":
+        return [None, [CLIP]]
+    values = [field[end] for end in ("min", "max") if end in field]
+    return [str(value) if field["type"] == "string" else value for value in values]
+
+
+def complete_inputs(facts: dict[str, Any]) -> list[dict[str, Any]]:
+    """Return inputs in which every field that a price depends on has a value."""
+    named = {name for rate in facts["price"]["rates"] for name in rate["when"]}
+    named |= {"duration", IMAGES.get(facts["model"], "duration")}
+    fields = sorted(name for name in {name.removeprefix("input.") for name in named} if name in facts["fields"])
+    values = [choices(facts, name) or [3] for name in fields]
+    return [dict(zip(fields, chosen, strict=True)) for chosen in itertools.product(*values)]
+
+
+def holds(rate: dict[str, Any], given: dict[str, Any]) -> bool:
+    """Return True if a rate holds for a complete input."""
+    for name, wanted in rate["when"].items():
+        value = given.get(name.removeprefix("input."))
+        if isinstance(wanted, bool):
+            if bool(value) is not wanted:
+                return False
+        elif str(value) not in str(wanted).split("|"):
+            return False
+    return True
+
+
+def expected(facts: dict[str, Any], given: dict[str, Any]) -> float | None:
+    """Return the price of a complete input, from the rates; None if none holds."""
+    model, price = facts["model"], facts["price"]
+    rates = [rate for rate in price["rates"] if holds(rate, given)]
+    with_list = [rate for rate in rates if any(given.get(name) == [CLIP] for name in rate["when"])]
+    if not rates:
+        return None
+    [rate] = {rate["credits"] for rate in with_list or rates}
+    if price["unit"] == "task":
+        return float(rate)
+    if price["unit"] == "second":
+        seconds = SECONDS.get(model) or float(given["duration"])
+        seconds = 10 if (model, seconds) == ("wan/2-7-videoedit", 0) else seconds  # as long as the source, at most 10
+        return float(rate * (seconds + (REFERENCE_SECONDS.get(model, 0) if given.get("reference_video_urls") else 0)))
+    images = int(given[IMAGES[model]]) if model in IMAGES else 1
+    return float(rate * images * (1.048576 if price["unit"] == "megapixel" else 1))
+
+
+COMPLETE = [
+    (name, given)
+    for name, facts in PRICED.items()
+    if not UNBOUNDED & {name}
+    and all(key.removeprefix("input.") in facts["fields"] for rate in facts["price"]["rates"] for key in rate["when"])
+    for given in complete_inputs(facts)
+]
+
+
+def test_price_of_each_complete_input_is_that_of_the_rates() -> None:
+    failures = []
+    for name, given_input in COMPLETE:
+        price, wanted = list_price(name, given_input), expected(PRICED[name], given_input)
+        if wanted is None:
+            assert price is None, (name, given_input)
+        elif price is None or price.credits != pytest.approx(wanted):
+            failures.append((name, given_input, price, wanted))
+
+    assert not failures, failures[:5]
+    assert len({name for name, _ in COMPLETE}) >= 138
+    assert len(COMPLETE) > 1000
+
+
+def test_every_price_has_a_known_shape() -> None:
+    keys = {"currency", "unit", "rates", "date", "confidence"}
+    extra = {
+        "seconds", "frames", "shots", "length_of", "adds_length_of", "length_unknown_with", "images", "megapixels",
+        "surcharge",
+    }  # fmt: skip
+    assert len(PRICED) == 148
+    for name, facts in PRICED.items():
+        price = facts["price"]
+        assert keys <= price.keys() <= keys | extra, name
+        assert price["unit"] in ("second", "task", "image", "megapixel")
+        assert ("megapixels" in price) == (price["unit"] == "megapixel")
+        for part in (price.get("images"), price.get("length_of"), price.get("adds_length_of"), price.get("surcharge")):
+            assert part is None or part["field"] in facts["fields"], name
+        for rate in price["rates"]:
+            assert rate["credits"] > 0
+            assert all(isinstance(value, (bool, int, str)) for value in rate["when"].values())
+        lengths = {"seconds", "frames", "length_of"} & price.keys()
+        assert (price["unit"] == "second") == bool(lengths or "duration" in facts["fields"]) or price[
+            "unit"
+        ] != "second"
+
+
+def required_input(facts: dict[str, Any]) -> dict[str, Any]:
+    return {
+        name: (choices(facts, name) or [CLIP])[-1] for name, field in facts["fields"].items() if field.get("required")
+    }
+
+
+def test_models_without_a_price_are_those_whose_length_has_no_bound() -> None:
+    smallest = {name: list_price(name, required_input(facts)) for name, facts in PRICED.items()}
+
+    assert {name for name, price in smallest.items() if price is None} - {
+        "hailuo/2-3-image-to-video-pro",
+        "hailuo/2-3-image-to-video-standard",
+        "runway",
+    } == UNBOUNDED
+
+
+@pytest.mark.parametrize(
+    ("model", "given_input", "credits", "upper_bound"),
+    [
+        ("wan/2-2-a14b-image-to-video-turbo", {}, 80.0, False),
+        ("wan/2-2-a14b-image-to-video-turbo", {"resolution": "580p"}, 60.0, False),
+        ("wan/2-2-a14b-speech-to-video-turbo", {"num_frames": 120, "frames_per_second": 24}, 60.0, False),
+        ("kling/v2-1-pro", {"duration": 10}, 100.0, False),
+        ("kling/v2-1-pro", {"duration": 10.0}, 100.0, False),
+        ("bytedance/seedance-2", {"duration": 5}, 205.0, False),
+        ("bytedance/seedance-2", {"duration": -1}, 615.0, True),
+        ("bytedance/seedance-2", {"duration": 5, "reference_video_urls": [CLIP]}, 500.0, True),
+        ("bytedance/seedance-2", {"duration": 5, "reference_video_urls": []}, 205.0, False),
+        ("bytedance/seedance-2-5", {"duration": "-1", "reference_video_urls": [CLIP]}, 38.0 * 60, True),
+        ("gemini-omni-video", {"duration": "4", "video_list": [{"url": CLIP}]}, 168.0, False),
+        ("gemini-omni-video", {"duration": "4"}, 63.0, False),
+        ("kling-3.0-omni/reference-to-video", {"duration": 5, "audio": True}, 90.0, False),
+        ("kling-3.0-omni/reference-to-video", {"duration": 5}, 90.0, True),
+        ("kling-3.0-omni/reference-to-video", {"duration": 5, "video_urls": [CLIP]}, 100.0, False),
+        ("kling-3.0-omni/transformation", {"video_urls": [CLIP]}, 320.0, True),
+        ("kling-3.0-omni/transformation", {"video_urls": [CLIP], "duration": "5"}, 100.0, False),
+        ("kling-3.0/video", {"mode": "std", "duration": "5", "multi_shots": True}, 70.0, True),
+        (
+            "kling-3.0/video",
+            {"mode": "std", "duration": "5", "multi_shots": True, "multi_prompt": [{"duration": 3}, {"duration": 4}]},
+            98.0,
+            True,
+        ),
+        ("kling-3.0/motion-control", {"mode": "pro", "video_urls": [CLIP]}, 810.0, True),
+        ("pixverse-v6/image-to-video", {"quality": "360p", "template_id": "12"}, 60.0, True),
+        ("grok-imagine/image-to-video", {}, 72.0, True),
+        ("grok-imagine/extend", {"extend_times": 6}, 27.0, True),
+        ("grok-imagine/upscale", {}, 30.0, True),
+        ("veo-3-1", {"model": "veo3_lite"}, 30.0, False),
+        ("veo-3-1", {}, 250.0, True),  # the default tier is a guess
+        ("veo/extend", {}, 250.0, True),
+        ("flux1-kontext", {}, 10.0, True),
+        ("seedream/5-pro-layer-decomposition", {"size": "auto"}, 14.0, True),
+        ("bytedance/seedream-v4-edit", {"max_images": 3}, 15.0, True),
+        ("bytedance/seedream-v4-edit", {"max_images": 1}, 5.0, False),
+        ("ideogram/v3-remix", {"rendering_speed": "TURBO"}, 14.0, True),
+        ("wan/2-7-image", {}, 57.6, True),
+        ("qwen/image-edit", {"num_images": "2"}, 2 * 6 * 1.048576, True),
+        ("qwen3/image-to-image", {"image_urls": [CLIP, CLIP]}, 5.8, False),
+        ("minimax-h3/reference-to-video", {"duration": 4, "reference_image_urls": [CLIP] * 7}, 60.0, False),
+        ("wan/2-7-videoedit", {"duration": 0}, 240.0, True),
+        ("happyhorse/video-edit", {}, 2880.0, True),
+    ],
+    ids=str,
+)
+def test_price_of(model: str, given_input: dict[str, Any], credits: float, upper_bound: bool) -> None:  # noqa: FBT001
+    price = MarketRequest(model=model, input=given_input).list_price()
+
+    assert price is not None
+    assert price.credits == pytest.approx(credits)
+    assert upper_bound is price.upper_bound
+    assert price.as_of == PRICED[model]["price"]["date"]
+
+
+@pytest.mark.parametrize(
+    ("model", "given_input"),
+    [
+        ("acme/unknown", {}),
+        ("sora-2-image-to-video", {}),
+        ("elevenlabs/audio-isolation", {}),
+        ("grok-imagine-video-1-5-preview", {"resolution": "1080p"}),
+        ("seedream/5-pro-layer-decomposition", {"size": "1.5K"}),
+        ("hailuo/2-3-image-to-video-pro", {"resolution": "1080P", "duration": "10"}),
+        ("wan/3-0-video", {"resolution": "720p"}),  # the service writes 720P
+        ("wan/2-7-r2v", {"duration": "long"}),
+        ("wan/2-7-r2v", {"duration": [5]}),
+        ("wan/2-7-r2v", {"duration": True}),
+        ("wan/2-7-r2v", {"duration": float("nan")}),
+        ("wan/2-7-r2v", {"duration": 10**400}),
+        ("wan/2-7-image", {"n": 0}),
+        ("wan/2-2-animate-move", {"video_url": CLIP}),
+        ("wan/2-2-a14b-speech-to-video-turbo", {"frames_per_second": 0}),
+    ],
+    ids=str,
+)
+def test_no_price_where_none_is_listed_or_can_be_computed(model: str, given_input: dict[str, Any]) -> None:
+    assert MarketRequest(model=model, input=given_input).list_price() is None
+
+
+@given(st.sampled_from(sorted(PRICED)), st.data())
+def test_any_input_has_a_price_or_none(model: str, data: st.DataObject) -> None:
+    """A price is computed before the request is checked."""
+    facts = PRICED[model]
+    names = st.sampled_from([*facts["fields"], "duration", "n"])
+    price = list_price(model, data.draw(st.dictionaries(names, json_values())))
+
+    assert price is None or 0 < price.credits < 1e10
+
+
+@given(st.sampled_from(COMPLETE), st.data())
+def test_upper_bound_is_not_lower_than_any_price_that_fits(
+    case: tuple[str, dict[str, Any]], data: st.DataObject
+) -> None:
+    """Leave out values that have no documented default: the price becomes a bound, which the price keeps."""
+    model, complete = case
+    without_default = [
+        name for name in complete if "default" not in MODELS[model]["fields"][name] and complete[name] is not None
+        and MODELS[model]["fields"][name]["type"] != "array"
+    ]  # fmt: skip
+    left_out = data.draw(st.sets(st.sampled_from(without_default))) if without_default else set()
+    price, bound = (
+        list_price(model, complete),
+        list_price(model, {k: v for k, v in complete.items() if k not in left_out}),
+    )
+
+    if price is not None:
+        assert bound is not None
+        assert bound.credits >= price.credits
+
+
+def test_request_of_a_wrong_type_has_no_price() -> None:
+    wrong: Any = 5
+    assert MarketRequest(model=wrong, input={}).list_price() is None
+    assert MarketRequest(model="kling/v2-1-pro", input=wrong).list_price() is None
+
+
+def test_documented_model_has_its_price() -> None:
+    image = b"\x89PNG"  # not even checked
+    request = Wan22TurboImageToVideo(image=image, prompt="x", resolution="480p")
+
+    assert request.list_price() == ListPrice(credits=40.0, upper_bound=False, as_of="2026-10-01")
+
+
+def test_data_are_read_when_a_price_is_asked_for() -> None:
+    program = """
+import sys
+from kie_async import KieClient, MarketRequest, Wan22TurboImageToVideo
+request = MarketRequest(model="kling/v2-1-pro", input={"duration": "5"})
+request.check(), request.input({}), request.problems()
+assert "kie_async.catalogue" not in sys.modules
+request.list_price()
+assert "kie_async.catalogue._data" in sys.modules
+assert "aiohttp" not in sys.modules
+"""
+    subprocess.run([sys.executable, "-c", program], check=True, cwd=ROOT)
