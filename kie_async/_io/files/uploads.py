@@ -27,7 +27,7 @@ from kie_async._core.wire import read_envelope, read_upload, upload_fields, writ
 from kie_async._io.http.backoff import FullJitter
 from kie_async._io.http.transport import NEXT_STEP, HttpResponse, Transport
 from kie_async._io.runtime import Runtime
-from kie_async.requests.images import ImageSource, LocalImage
+from kie_async.requests.media import LocalFile, MediaSource
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -85,7 +85,7 @@ class _AskedWait(wait_base):
 class _WatchedImage(aiohttp.BytesIOPayload):
     """The bytes of an image in a form; ``on_progress`` is called when the connection has taken a part of them."""
 
-    def __init__(self, image: LocalImage, on_progress: Callable[[], None]) -> None:
+    def __init__(self, image: LocalFile, on_progress: Callable[[], None]) -> None:
         super().__init__(io.BytesIO(image.data), content_type=image.mime)
         self._on_progress = on_progress
 
@@ -118,7 +118,7 @@ class Uploads:
         self._known: OrderedDict[str, Uploaded] = OrderedDict()
         self._running: dict[str, anyio.Event] = {}
 
-    async def upload(self, source: ImageSource) -> Uploaded:
+    async def upload(self, source: MediaSource) -> Uploaded:
         """
         Upload the bytes of *source*, unless they were uploaded already.
 
@@ -160,7 +160,7 @@ class Uploads:
             return known
         return None
 
-    async def _upload(self, image: LocalImage) -> Uploaded:
+    async def _upload(self, image: LocalFile) -> Uploaded:
         retrying: AsyncRetrying = AsyncRetrying(
             reraise=True,
             retry=retry_if_exception_type(_RetryableUploadError),
@@ -187,7 +187,7 @@ class Uploads:
             self._known.popitem(last=False)
         return uploaded
 
-    async def _attempt(self, image: LocalImage, name: str) -> tuple[str, float]:
+    async def _attempt(self, image: LocalFile, name: str) -> tuple[str, float]:
         asked_at = self._runtime.wall()
         try:
             response = await (self._post_base64 if len(image.data) <= MAX_BASE64 else self._post_form)(image, name)
@@ -221,13 +221,13 @@ class Uploads:
         busy.retry_after = response.retry_after or 0.0
         raise busy
 
-    async def _post_base64(self, image: LocalImage, name: str) -> HttpResponse:
+    async def _post_base64(self, image: LocalFile, name: str) -> HttpResponse:
         text = f"data:{image.mime};base64,{base64.b64encode(image.data).decode()}"
         return await self._transport.request(
             "POST", "/api/file-base64-upload", data=write_base64_upload(text, name), upload=True, timeout=TIMEOUT
         )
 
-    async def _post_form(self, image: LocalImage, name: str) -> HttpResponse:
+    async def _post_form(self, image: LocalFile, name: str) -> HttpResponse:
         total = TIMEOUT + len(image.data) / SLOWEST
         with anyio.move_on_after(TIMEOUT) as silence:
 

@@ -101,7 +101,7 @@ class Prices:
 
     async def _estimate(self, request: Request) -> tuple[Estimate, str]:
         """Return the estimate and the price class of a request."""
-        given: Mapping[str, JSON] = request.input(dict.fromkeys(request.images(), _ANY_URL))
+        given: Mapping[str, JSON] = request.input(dict.fromkeys(request.files(), _ANY_URL))
         priced = price_class(request.model, given)
         seen = await self._journal.seen_prices(request.model, priced)
         return estimate_price(seen, listed_price(request.model, given)), priced
