@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from functools import cache
@@ -17,7 +18,7 @@ from kie_async.errors import Problem
 from kie_async.records import JSON
 from kie_async.requests.base import invalid_request
 from kie_async.requests.market import copied_input, is_mapping, json_problems, step_name
-from kie_async.requests.media import MediaLimits, MediaSource, listed
+from kie_async.requests.media import IMAGES, MediaLimits, MediaSource, as_media, listed
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Iterator, Sequence
@@ -29,8 +30,14 @@ __all__ = ["Choice", "FieldRule", "Flag", "Integer", "MediaFile", "ModelRequest"
 
 #: Stands for the URL of a file that is not uploaded yet: the price does not depend on it.
 _ANY_URL = "https://file.invalid"
+#: A word of an open field, and an address that is not an http URL.
+_WORD, _ADDRESS = re.compile(r"[\w.:/+-]{1,100}", re.ASCII), re.compile(r"[a-z]+://[\x21-\x7e]{1,500}")
 #: The number of characters of an unknown option that are compared with the known ones.
 _LONGEST_NAME = 60
+
+
+def _copied_extra(given: Mapping[str, JSON]) -> Mapping[str, JSON]:
+    return copied_input(given) if given != {} else {}
 
 
 @attrs.frozen
@@ -72,7 +79,7 @@ class ModelRequest:
     #: The date on which the fields were last compared with the service's documentation.
     AS_OF: ClassVar[str]
 
-    extra: Mapping[str, JSON] = attrs.field(factory=dict, converter=copied_input, hash=False)
+    extra: Mapping[str, JSON] = attrs.field(factory=dict, converter=_copied_extra, hash=False)
 
     @property
     def model(self) -> str:
@@ -100,7 +107,7 @@ class ModelRequest:
     def __repr__(self) -> str:
         given = [f"{field.name}={field.rule.shown(value)}" for field, value in self._given()]
         extra: object = self.extra
-        if extra or not is_mapping(extra):
+        if extra != {}:
             names = ", ".join(map(step_name, extra)) if is_mapping(extra) else shown(extra)
             given.append(f"extra=<{shortened(names)}>")
         return f"{type(self).__name__}({', '.join(given)})"
@@ -126,6 +133,8 @@ class ModelRequest:
             for problem in field.rule.problems(field.name, value, allowed_origins)
         ]
         extra: object = self.extra
+        if extra == {}:
+            return problems
         if not is_mapping(extra):
             return [*problems, Problem("extra", shown(extra), "a mapping, in the service's field names")]
         return problems + json_problems("extra", extra)
@@ -154,7 +163,7 @@ class ModelRequest:
         """
         given = {field.wire: field.rule.written(field.wire, value, uploaded) for field, value in self._given()}
         extra: object = self.extra  # may be of any type in a request that was not checked
-        return {**given, **copied_input(self.extra)} if is_mapping(extra) else given
+        return {**given, **copied_input(self.extra)} if extra != {} and is_mapping(extra) else given
 
     def list_price(self) -> ListPrice | None:
         """
@@ -191,6 +200,11 @@ class FieldRule(ABC):
     def metadata(self) -> Mapping[object, FieldRule]:
         """The attrs metadata of a field with this rule."""
         return {FieldRule: self}
+
+    @property
+    @abstractmethod
+    def expected(self) -> str:
+        """The allowed values, as a phrase for messages and documentation."""
 
     @abstractmethod
     def problem(self, field: str, value: object, allowed_origins: Collection[str]) -> Problem | None:
@@ -253,9 +267,13 @@ class Text(FieldRule):
     longest: int | None
     shortest: int = 1
 
-    def problem(self, field: str, value: object, allowed_origins: Collection[str]) -> Problem | None:  # noqa: ARG002 (not a URL)
+    @property
+    def expected(self) -> str:
         least = f"{self.shortest} or more" if self.longest is None else f"{self.shortest} to {self.longest}"
-        allowed = f"a string of {least} characters"
+        return f"a string of {least} characters"
+
+    def problem(self, field: str, value: object, allowed_origins: Collection[str]) -> Problem | None:  # noqa: ARG002 (not a URL)
+        allowed = self.expected
         if not isinstance(value, str):
             return Problem(field, shown(value), allowed)
         if not value.strip():
@@ -281,19 +299,31 @@ class Choice(FieldRule):
         older: Words of older documentation: they pass, and each is logged as a warning once per process.
 
         gone: True if the whole field is in older documentation only: every word is logged like that.
+
+        open: True if other words are known or likely: they pass, and are logged like that.
     """
 
     values: tuple[str, ...]
     older: tuple[str, ...] = ()
     gone: bool = False
+    open: bool = False
+
+    @property
+    def expected(self) -> str:
+        return listed(self.values)
 
     def problem(self, field: str, value: object, allowed_origins: Collection[str]) -> Problem | None:  # noqa: ARG002 (not a URL)
         if isinstance(value, str) and value in self.values + self.older:
             if self.gone or value in self.older:
                 warn_of_old_value_once(field, value)
             return None
-        allowed = listed(self.values)
-        meant = [known for known in self.values if isinstance(value, str) and known == value.strip().lower()]
+        meant = [
+            known for known in self.values if isinstance(value, str) and known.lower() == value[:100].strip().lower()
+        ]
+        if self.open and isinstance(value, str) and _WORD.fullmatch(value) and not meant:
+            warn_of_unknown_value_once(field, value)
+            return None
+        allowed = self.expected
         return Problem(field, shown(value), f"{allowed} (it must be written {meant[0]!r})" if meant else allowed)
 
 
@@ -311,18 +341,26 @@ class Integer(FieldRule):
     least: int
     most: int
 
+    @property
+    def expected(self) -> str:
+        return f"an integer from {self.least} to {self.most}"
+
     def problem(self, field: str, value: object, allowed_origins: Collection[str]) -> Problem | None:  # noqa: ARG002 (not a URL)
         if is_integer(value) and self.least <= value <= self.most:
             return None
-        return Problem(field, shown(value), f"an integer from {self.least} to {self.most}")
+        return Problem(field, shown(value), self.expected)
 
 
 @attrs.frozen
 class Flag(FieldRule):
     """The rule for a boolean."""
 
+    @property
+    def expected(self) -> str:
+        return "True or False"
+
     def problem(self, field: str, value: object, allowed_origins: Collection[str]) -> Problem | None:  # noqa: ARG002 (not a URL)
-        return None if isinstance(value, bool) else Problem(field, shown(value), "True or False")
+        return None if isinstance(value, bool) else Problem(field, shown(value), self.expected)
 
 
 @attrs.frozen
@@ -334,14 +372,24 @@ class MediaFile(FieldRule):
         wire: The service's name of the field that holds the URL, or None for the same name.
 
         limits: The local files that the field takes; None for the limits of most images.
+
+        schemes: The schemes of other addresses that the service knows, such as ``"asset"``.
     """
 
     wire: str | None
     limits: MediaLimits | None = None
+    schemes: tuple[str, ...] = ()
+
+    @property
+    def expected(self) -> str:
+        return f"a public http or https URL, or {(self.limits or IMAGES).wanted}"
 
     def problem(self, field: str, value: object, allowed_origins: Collection[str]) -> Problem | None:
+        value = self._converted(value)
         if isinstance(value, MediaSource):
-            return next(iter(self._limited(value).problems(field)), None)
+            return next(iter(value.problems(field)), None)
+        if _ADDRESS.fullmatch(str(value)) and str(value).partition("://")[0] in self.schemes:
+            return None
         fault = check_public_url(str(value), allowed_origins=allowed_origins)
         if fault is None:
             return None
@@ -350,13 +398,18 @@ class MediaFile(FieldRule):
         return Problem(field, shown_url(str(value)), f"a public http or https URL, or {local}; in this one, {fault}")
 
     def files(self, path: str, value: object) -> Iterable[tuple[str, MediaSource]]:
-        return ((path, self._limited(value)),) if isinstance(value, MediaSource) else ()
+        value = self._converted(value)
+        return ((path, value),) if isinstance(value, MediaSource) else ()
 
     def written(self, path: str, value: object, uploaded: Mapping[str, str]) -> JSON:
+        value = self._converted(value)
         return uploaded[path] if isinstance(value, MediaSource) else cast("JSON", value)
 
-    def _limited(self, value: MediaSource) -> MediaSource:
-        return value if self.limits is None else value.limited(self.limits)
+    def _converted(self, value: object) -> object:
+        """Return a local file with the limits of this field; a string of an object may be a path."""
+        if not isinstance(value, MediaSource):
+            value = as_media(cast("str", value))
+        return value.limited(self.limits) if isinstance(value, MediaSource) and self.limits is not None else value
 
     def shown(self, value: object) -> str:
         return shown_url(value) if isinstance(value, str) else repr(value)
@@ -372,6 +425,16 @@ def warn_of_old_value_once(field: str, value: str) -> None:
         "%s=%r is no longer in the service's documentation; it is sent unchanged, and may be ignored or refused",
         field,
         value,
+    )
+
+
+@cache
+def warn_of_unknown_value_once(field: str, value: str) -> None:
+    """Log a value that the documentation does not name, of a field that has others than those which it names."""
+    import logging
+
+    logging.getLogger("kie_async").warning(
+        "%s=%r is not in the service's documentation; it is sent unchanged, and may be refused", field, value
     )
 
 

@@ -19,6 +19,7 @@ from kie_async.requests.base import invalid_request
 
 __all__ = [
     "ANY_FILE",
+    "IMAGES",
     "MAX_BYTES",
     "LocalFile",
     "MediaInput",
@@ -111,7 +112,7 @@ class MediaLimits:
 
 
 #: The limits of most image fields, and of ``KieClient.upload()``.
-_IMAGES = MediaLimits(("image",), ("image/jpeg", "image/png", "image/webp"), MAX_BYTES)
+IMAGES = MediaLimits(("image",), ("image/jpeg", "image/png", "image/webp"), MAX_BYTES)
 #: For a file whose field has accepted it before.
 ANY_FILE = MediaLimits(("image", "video", "audio"))
 
@@ -139,7 +140,7 @@ class Unusable:
     value: str
     why: str
 
-    def problem(self, field: str, wanted: str = _IMAGES.wanted) -> Problem:
+    def problem(self, field: str, wanted: str = IMAGES.wanted) -> Problem:
         """
         Return the problem for a field.
 
@@ -199,7 +200,7 @@ class MediaSource:
     """
 
     content: Path | bytes | Unusable = attrs.field(repr=_shown_content)
-    limits: MediaLimits = attrs.field(default=_IMAGES, repr=False)
+    limits: MediaLimits = attrs.field(default=IMAGES, repr=False)
 
     def limited(self, limits: MediaLimits) -> Self:
         """Return this source with the limits of a field."""

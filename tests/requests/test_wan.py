@@ -200,7 +200,7 @@ def test_any_value_is_checked_and_shown(options: dict[str, Any]) -> None:
 
 
 def test_every_field_of_every_model_has_a_rule() -> None:
-    models = ModelRequest.__subclasses__()
+    models = [model for model in ModelRequest.__subclasses__() if hasattr(model, "MODEL")]
 
     assert models
     for model in models:
