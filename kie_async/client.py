@@ -373,7 +373,7 @@ class KieClient:
             request: The request.
 
         Returns:
-            The highest cost of such tasks in the journal or in a small price list; see ``Estimate.basis``.
+            What such tasks have cost by the journal, else the list price; see ``Estimate.basis``.
 
         Raises:
             JournalError: If the journal cannot be read.
