@@ -521,6 +521,8 @@ def relations(facts: Mapping[str, Any], names: Mapping[str, str]) -> list[str]:
             if key:
                 others = _model.listed([f"``{names[name]}``" for name in variant["excludes"]])
                 sentences.append(f"``{names[key[0]]}`` excludes {others}.")
+    if "callBackUrl" in facts.get("also_required_in_body", ()):
+        sentences.append("Its page requires a callback URL: pass ``callback_url`` to the client.")
     for name, other in facts.get("needs", {}).items():
         sentences.append(f"``{names[name]}`` needs ``{names[other]}``.")
     for combination in facts.get("never", ()):

@@ -365,6 +365,8 @@ class Kling30MotionControl(CatalogueRequest):
     """
     A request for ``kling-3.0/motion-control``, which makes a video of an image and a video.
 
+    Its page requires a callback URL: pass ``callback_url`` to the client.
+
     Args:
         image: The image: a public http or https URL, or a whole JPEG or PNG image of at most 10 MB.
 

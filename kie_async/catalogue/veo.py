@@ -100,6 +100,8 @@ class VeoUpscaleTo1080p(CatalogueRequest):
     """
     A request for ``veo/get-1080p-video``, which enlarges a video.
 
+    Its page requires a callback URL: pass ``callback_url`` to the client.
+
     Args:
         task_id: The id of an earlier task of this account: a string of 1 or more characters.
 

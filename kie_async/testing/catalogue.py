@@ -21,6 +21,7 @@ class FieldFacts(TypedDict, total=False):
     type: Required[str]
     required: bool
     default: JSON
+    send: JSON
     enum: list[JSON]
     open: bool
     also: list[float]

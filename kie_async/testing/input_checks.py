@@ -144,7 +144,9 @@ def _check_fields(
     """Check that required fields are given, but for *optional* ones, then each value."""
     for name, facts in fields.items():
         is_required = name not in optional and facts.get("required", False) and (strict or "default" not in facts)
-        if is_required and present.get(name) in (None, "", []):
+        # An empty list counts where the page requires a field that its text calls optional.
+        empty: tuple[JSON, ...] = (None, "") if "send" in facts else (None, "", [])
+        if is_required and present.get(name) in empty:
             raise _Problem(_required())
     for name, facts in fields.items():
         value = present.get(name)
