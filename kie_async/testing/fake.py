@@ -17,6 +17,7 @@ from kie_async.testing.account import FakeAccount, LimiterKind, make_limiter
 from kie_async.testing.callbacks import CallbackSender, sign
 from kie_async.testing.faults import Fault, FaultScript
 from kie_async.testing.file_host import FileHost, FileStore
+from kie_async.testing.model_api import ModelApi
 from kie_async.testing.models import load_models, other_model
 from kie_async.testing.routes import Routes
 from kie_async.testing.server import FakeServer, Latency
@@ -219,6 +220,7 @@ class FakeKie:
             truth=truth,
             account=self._account,
             api=self._api,
+            models=ModelApi(account=self._account),
             file_host=FileHost(files=files, tasks=truth.tasks, expires_after=expires_after),
             sender=self._sender,
             wall=_wall,

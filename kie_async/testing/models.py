@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from functools import cache
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 import attrs
 
+from kie_async.catalogue.prices import list_price
 from kie_async.testing.catalogue import ModelFacts, load_facts
 
 if TYPE_CHECKING:
@@ -17,15 +18,10 @@ if TYPE_CHECKING:
     from kie_async.records import JSON
     from kie_async.testing.tasks import Output, Stages
 
-__all__ = ["WAN_22_TURBO", "FakeModel", "choose_stages", "load_models", "other_model"]
+__all__ = ["FakeModel", "choose_stages", "load_models", "other_model"]
 
-WAN_22_TURBO = "wan/2-2-a14b-image-to-video-turbo"
-
-#: The price in credits of a model without a known price; ``FakeKie(prices=...)`` overrides it.
+#: The price in credits of a model without a list price; ``FakeKie(prices=...)`` overrides all prices.
 OTHER_PRICE = 50.0
-
-#: The prices in credits of a clip of ``WAN_22_TURBO`` by resolution (price list of 2026-06-30).
-CLIP_PRICES = MappingProxyType({"480p": 40.0, "580p": 60.0, "720p": 80.0})
 
 # Recorded: some models have only one state before the end, others have several.
 WAITING: Stages = ((0.0, "waiting"),)
@@ -50,13 +46,11 @@ class FakeModel:
 
         facts: The facts about its inputs; None for a model that accepts every input.
 
-        price: Returns the price of an ``input`` in credits.
     """
 
     name: str
     output: Output = "video"
     facts: ModelFacts | None = None
-    price: Callable[[Mapping[str, JSON]], float] = lambda _given: OTHER_PRICE
 
     @property
     def defaults(self) -> dict[str, JSON]:
@@ -68,6 +62,11 @@ class FakeModel:
             if "default" in facts and isinstance(facts["default"], str | float | int)
         }
 
+    def price(self, given: Mapping[str, JSON]) -> float:
+        """Return the list price of an ``input`` in credits; the highest one that fits if the input leaves it open."""
+        price = list_price(self.name, given)
+        return OTHER_PRICE if price is None else price.credits
+
 
 def choose_stages(model: str, rng: Random) -> Stages:
     """Choose the states of a task of *model* before its end."""
@@ -76,10 +75,6 @@ def choose_stages(model: str, rng: Random) -> Stages:
     if model.startswith(_ONLY_GENERATING):
         return GENERATING
     return ALL_STAGES if rng.random() < 0.3 else WAITING  # noqa: PLR2004 (a share; nothing recorded)
-
-
-def _price_wan_22_turbo(given: Mapping[str, JSON]) -> float:
-    return CLIP_PRICES[str(given.get("resolution") or "720p")]
 
 
 def _output_of(facts: ModelFacts) -> Output:
@@ -96,9 +91,9 @@ def _output_of(facts: ModelFacts) -> Output:
 @cache
 def load_models() -> Mapping[str, FakeModel]:
     """Return every model of the catalogue by its name; the first call reads a file."""
-    models = {name: FakeModel(name=name, output=_output_of(facts), facts=facts) for name, facts in load_facts().items()}
-    models[WAN_22_TURBO] = attrs.evolve(models[WAN_22_TURBO], price=_price_wan_22_turbo)
-    return MappingProxyType(models)
+    return MappingProxyType(
+        {name: FakeModel(name=name, output=_output_of(facts), facts=facts) for name, facts in load_facts().items()}
+    )
 
 
 def other_model(name: str) -> FakeModel:

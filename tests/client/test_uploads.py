@@ -221,7 +221,7 @@ class ManyImages:
 
     given: Mapping[str, MediaSource]
     number: int = 0
-    model: str = "kling-3.0/video"
+    model: str = "kling/v2-1-pro"
 
     def problems(self, *, allowed_origins: frozenset[str] = frozenset()) -> list[Problem]:  # noqa: ARG002 (the Protocol's)
         return []
@@ -394,7 +394,7 @@ async def test_upload_returns_a_url_for_any_request() -> None:
     async with client_and_fake(duration=0.0) as setup:
         url = await setup.kie.upload(PNG)
         assert url == await setup.kie.upload(PNG)
-        await setup.kie.generate(MarketRequest(model="z-image", input={"image_url": url}))
+        await setup.kie.generate(MarketRequest(model="z-image", input={"prompt": "x", "image_url": url}))
 
         assert 1 == len(setup.truth.uploads)
         assert url == setup.truth.created[0].input["image_url"]

@@ -149,7 +149,7 @@ async def test_new_task_may_be_invisible_at_first(serve: Serve) -> None:
 
 async def states_of(serve: Serve, model: str) -> set[tuple[str, ...]]:
     """Return the sequences of states of twenty tasks of *model*, polled every second."""
-    async with serve(duration=20.0, queries_per_second=1000.0) as api:
+    async with serve(duration=20.0, queries_per_second=1000.0, credits=1e6) as api:
         tasks = [await api.task(model, **next(inputs_of(MODELS[model], full=False))) for _ in range(20)]
         seen: dict[str, list[str]] = {task_id: [] for task_id in tasks}
         for _ in range(22):
