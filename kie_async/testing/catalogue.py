@@ -24,6 +24,7 @@ class FieldFacts(TypedDict, total=False):
     send: JSON
     enum: list[JSON]
     open: bool
+    older: list[JSON]
     also: list[float]
     min: float
     max: float
@@ -81,6 +82,8 @@ class ModelFacts(TypedDict, total=False):
     status: Required[str]
     fields: Required[dict[str, FieldFacts]]
     variants: list[VariantFacts]
+    never: list[dict[str, list[JSON]]]
+    needs: dict[str, str]
     also_required_in_body: list[str]
     price: PriceFacts | None
     page: Required[str]

@@ -23,10 +23,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Refusal", "check_input"]
 
-#: The values that only older pages allow: those of a field, or None for all values of a field that is gone.
-OLDER_VALUES: Mapping[str, Mapping[str, tuple[str, ...] | None]] = MappingProxyType(
-    {"wan/2-2-a14b-image-to-video-turbo": {"resolution": ("580p",), "aspect_ratio": None}}
-)
+#: The fields that only older pages have.
+GONE_FIELDS: Mapping[str, tuple[str, ...]] = MappingProxyType({"wan/2-2-a14b-image-to-video-turbo": ("aspect_ratio",)})
 
 _BAD_REQUEST, _INVALID = 500, 422
 _MEGABYTE = 2**20
@@ -106,14 +104,13 @@ def check_input(
     if model.get("confidence") == "guessed":
         return None
     present = {name: value for name, value in given.items() if value is not None}
-    older = OLDER_VALUES.get(model["model"], {})
+    gone = present.keys() & GONE_FIELDS.get(model["model"], ())
     try:
-        if strict and (gone := [name for name, values in older.items() if values is None and name in present]):
-            return _not_in_range(gone[0])
-        _check_fields(
-            model["fields"], present, strict=strict, older={} if strict else older, optional=_excludable(model)
-        )
+        if strict and gone:
+            return _not_in_range(min(gone))
+        _check_fields(model["fields"], present, strict=strict, optional=_excludable(model))
         _check_variants(model, present)
+        _check_combinations(model, present)
         for name, facts in model["fields"].items():
             _check_files(name, facts, present.get(name), find_file)
     except _Problem as problem:
@@ -138,7 +135,6 @@ def _check_fields(
     present: Mapping[str, JSON],
     *,
     strict: bool,
-    older: Mapping[str, tuple[str, ...] | None],
     optional: AbstractSet[str] = frozenset(),
 ) -> None:
     """Check that required fields are given, but for *optional* ones, then each value."""
@@ -150,7 +146,7 @@ def _check_fields(
             raise _Problem(_required())
     for name, facts in fields.items():
         value = present.get(name)
-        if value is not None and value not in (older.get(name) or ()):
+        if value is not None and (strict or value not in facts.get("older", ())):
             _check_value(name, facts, value)
 
 
@@ -170,7 +166,7 @@ def _check_value(name: str, facts: FieldFacts, value: JSON) -> None:
             _check_list(name, facts, value)
         case Mapping() if "fields" in facts:
             given = {key: item for key, item in value.items() if item is not None}
-            _check_fields(facts["fields"], given, strict=False, older={})
+            _check_fields(facts["fields"], given, strict=False)
         case _:
             pass
     if "enum" in facts and not facts.get("open") and not any(_equal(value, allowed) for allowed in facts["enum"]):
@@ -230,6 +226,16 @@ def _check_variants(model: ModelFacts, present: Mapping[str, JSON]) -> None:
         raise _Problem(TaskFailure("500", responses.MIXED_MEDIA))
     # The most specific problem is that of the alternative whose required fields are given.
     raise _Problem(next((verdict for verdict in verdicts if verdict != _required()), None) or _required())
+
+
+def _check_combinations(model: ModelFacts, present: Mapping[str, JSON]) -> None:
+    """Check that no fields are given together that exclude each other, and none without the one that it needs."""
+    given = _given(present)
+    for combination in model.get("never", []):
+        if all(name in given and (not values or present[name] in values) for name, values in combination.items()):
+            raise _Problem(_not_in_range(list(combination)[-1]))
+    if any(name in given and other not in given for name, other in model.get("needs", {}).items()):
+        raise _Problem(_required())
 
 
 def _given(present: Mapping[str, JSON]) -> set[str]:

@@ -72,9 +72,15 @@ def inputs_of(model: dict[str, Any], *, full: bool) -> Iterator[dict[str, Any]]:
         required |= set(variant.get("required", ()))
         names = allowed if full else required & allowed
         limits = variant.get("limits", {})
-        yield {
+        given = {
             name: valid_value({**fields[name], **limits.get(name, {})}, full=full) for name in fields if name in names
         }
+        for combination in model.get("never", ()):
+            if all(name in given and (not values or given[name] in values) for name, values in combination.items()):
+                last = list(combination)[-1]
+                given[last] = fields[last]["enum"][0] if fields[last]["required"] else None
+        needs = model.get("needs", {})
+        yield {name: value for name, value in given.items() if value is not None and needs.get(name, name) in given}
 
 
 def wrong_values(facts: dict[str, Any]) -> Iterator[Any]:

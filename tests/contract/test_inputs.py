@@ -104,6 +104,12 @@ def test_missing_field_is_refused_unless_its_default_is_documented() -> None:
         ),
         ("pixverse-v6/image-to-video", {"image_urls": [FRAME]}, "This field is required"),
         (
+            "hailuo/2-3-image-to-video-pro",
+            {"duration": "10", "resolution": "1080P"},
+            "duration is not within the range of allowed options",
+        ),
+        ("google/gemini-omni-flash-1-1", {"last_frame_url": FRAME}, "This field is required"),
+        (
             "grok-imagine/image-to-video",
             {"image_urls": [FRAME], "task_id": "1"},
             "task_id is not within the range of allowed options",
