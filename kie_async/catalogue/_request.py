@@ -10,7 +10,6 @@ import attrs
 
 from kie_async._display import shown
 from kie_async.catalogue._data import models
-from kie_async.catalogue._rules import make_rule
 from kie_async.errors import Problem
 from kie_async.requests._model import ModelRequest, NamedRule, listed
 from kie_async.requests.media import MediaSource, as_media
@@ -71,14 +70,11 @@ class _Relations:
     Attributes:
         facts: The facts about the model.
 
-        names: The names here of the fields, by the service's names.
-
-        handled: The fields of which None is refused by their own rule.
+        rules: The rules of its fields, by the service's names.
     """
 
     facts: Mapping[str, JSON]
-    names: Mapping[str, str]
-    handled: frozenset[str]
+    rules: Mapping[str, NamedRule]
 
     @property
     def fields(self) -> Mapping[str, Facts]:
@@ -121,8 +117,8 @@ class _Relations:
                 found, value = _default({**self.fields[name], **limits.get(name, {})})
                 if found:
                     body[name] = value
-                elif name not in self.handled:
-                    misfits.append(Problem(self._name(name), "nothing", make_rule(name, self.fields[name]).expected))
+                elif not self.rules[name].required:  # None is refused by the rule of such a field
+                    misfits.append(Problem(self._name(name), "nothing", self.rules[name].rule.expected))
         others = [self._name(name) for name in self._alternatives() if name in body and name not in excludes]
         for name in body:
             if name in self.fields and (name in excludes or name not in allowed):
@@ -170,7 +166,7 @@ class _Relations:
         ]
 
     def _name(self, wire: str) -> str:
-        return self.names.get(wire, wire)
+        return self.rules[wire].name
 
 
 def _listed(facts: Facts, name: str) -> Sequence[str]:
@@ -200,6 +196,8 @@ def _limit(value: JSON, limits: Facts) -> str | None:
 
 @cache
 def _rules(model: type[attrs.AttrsInstance]) -> Sequence[NamedRule]:
+    from kie_async.catalogue._rules import make_rule  # naming a class must stay cheap
+
     request = cast("type[CatalogueRequest]", model)
     fields = cast("Mapping[str, Facts]", models()[request.MODEL]["fields"])
     _, *own = attrs.fields(model)  # the first is extra
@@ -215,13 +213,11 @@ def _relations(model: type[attrs.AttrsInstance]) -> _Relations | None:
     """Return the rules between the fields of a model; None if there are none."""
     request = cast("type[CatalogueRequest]", model)
     facts = models()[request.MODEL]
-    rules = request.field_rules()
     fields = cast("Mapping[str, Facts]", facts["fields"])
     sends = any("send" in about for about in fields.values())
     if not sends and not any(facts.get(name) for name in ("variants", "never", "needs")):
         return None
-    handled = frozenset(rule.wire for rule in rules if rule.required)
-    return _Relations(facts, {rule.wire: rule.name for rule in rules}, handled)
+    return _Relations(facts, {rule.wire: rule for rule in request.field_rules()})
 
 
 def as_optional_texts(given: Sequence[str] | None) -> tuple[str, ...] | None:
