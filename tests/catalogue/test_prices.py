@@ -12,7 +12,19 @@ from hypothesis import strategies as st
 
 from kie_async import ListPrice, MarketRequest, Wan22TurboImageToVideo
 from kie_async.catalogue.prices import list_price
-from tests.catalogue.facts import CLIP, COMPLETE, MODELS, PRICED, ROOT, UNBOUNDED, expected, required_input
+from tests.catalogue.facts import (
+    CLIP,
+    COMPLETE,
+    MODELS,
+    PRICED,
+    ROOT,
+    UNBOUNDED,
+    choices,
+    expected,
+    named_in_prices,
+    oracle,
+    required_input,
+)
 from tests.strategies import json_values
 
 
@@ -28,6 +40,38 @@ def test_price_of_each_complete_input_is_that_of_the_rates() -> None:
     assert not failures, failures[:5]
     assert len({name for name, _ in COMPLETE}) >= 138
     assert len(COMPLETE) > 1000
+
+
+@st.composite
+def inputs(draw: st.DrawFn) -> tuple[str, dict[str, Any]]:
+    """Return a model, and an input in which fields are left out, have a documented value, or let the model choose."""
+    model = draw(st.sampled_from(sorted(PRICED)))
+    fields, given_input = MODELS[model]["fields"], dict[str, Any]()
+    for name in {*named_in_prices(PRICED[model]), *fields}:
+        field = fields.get(name, {"type": "none"})
+        values: list[Any] = [None]
+        if name == "multi_prompt":
+            values += [[{"prompt": "x", "duration": 3}] * 2]
+        elif field["type"] == "array":
+            values += [[{"url": CLIP}] * count for count in (1, 3, 7)]
+        elif name in ("n", "template_id"):
+            values += ["1"] if name == "template_id" else [1, 3]
+        else:
+            values += [*choices(MODELS[model], name), *field.get("also", []), *field.get("enum", [])]
+        if (value := draw(st.sampled_from(values))) is not None:
+            given_input[name] = value
+    return model, {name: value for name, value in given_input.items() if name in fields}
+
+
+@given(inputs())
+def test_price_is_the_highest_of_the_complete_inputs_that_fit(case: tuple[str, dict[str, Any]]) -> None:
+    model, given_input = case
+    price, wanted = list_price(model, given_input), oracle(model, given_input)
+
+    assert (price is None) == (wanted is None)
+    if price is not None and wanted is not None:
+        assert price.credits == pytest.approx(wanted[0])
+        assert price.upper_bound == wanted[1]
 
 
 def test_every_price_has_a_known_shape() -> None:
