@@ -79,7 +79,7 @@ def choices(facts: dict[str, Any], name: str) -> list[Any]:
 def named_in_prices(facts: dict[str, Any]) -> list[str]:
     """Return the names of what rates and numbers of units depend on; some are no fields."""
     named = {name.removeprefix("input.") for rate in facts["price"]["rates"] for name in rate["when"]}
-    return sorted(named | {name for name in ("duration", IMAGES.get(facts["model"])) if name in facts["fields"]})
+    return sorted(named | {name for name in ("duration", IMAGES.get(facts["model"], "")) if name in facts["fields"]})
 
 
 def complete_inputs(facts: dict[str, Any]) -> list[dict[str, Any]]:
