@@ -27,6 +27,7 @@ from kie_async.catalogue import _rules  # noqa: E402 (the path comes first)
 from kie_async.catalogue._data import models  # noqa: E402
 from kie_async.requests import _model  # noqa: E402
 from kie_async.requests.wan import Wan22TurboImageToVideo  # noqa: E402
+from tools import model_pages  # noqa: E402
 
 CATALOGUE = ROOT / "kie_async" / "catalogue"
 PAGES = ROOT / "docs" / "models"
@@ -512,9 +513,9 @@ def relations(facts: Mapping[str, Any], names: Mapping[str, str]) -> list[str]:
     """Return sentences about the rules between the fields of a model."""
     sentences = []
     variants = [variant for variant in facts.get("variants", ()) if variant.get("required") or variant.get("fields")]
-    if variants:
-        ways = [" and ".join(f"``{names[name]}``" for name in variant["required"]) for variant in variants]
-        sentences.append(f"It needs one of these: {'; '.join(dict.fromkeys(ways))}.")
+    ways = dict.fromkeys(" and ".join(f"``{names[name]}``" for name in variant["required"]) for variant in variants)
+    if len(ways) > 1:
+        sentences.append(f"It needs one of these: {'; '.join(ways)}.")
     for variant in facts.get("variants", ()):
         if variant.get("excludes") and variant.get("required"):
             key = [name for name in variant["required"] if name != "prompt"]
@@ -683,6 +684,14 @@ def _export_order(name: str) -> tuple[bool, bool, list[tuple[int, object]]]:
     return not name.isupper(), name[0].islower(), cast("list[tuple[int, object]]", parts)
 
 
+def entry_of(facts: Mapping[str, Any]) -> model_pages.Entry:
+    """Return what the documentation says of a model."""
+    fields = fields_of(facts)
+    rows = [model_pages.Row(field.name, field.wire, field.needed, meaning(field, facts)) for field in fields]
+    between = relations(facts, {field.wire: field.name for field in fields})
+    return model_pages.Entry(facts, class_name(facts["model"]), KINDS[facts["kind"]], between, rows)
+
+
 def render_all() -> dict[Path, str]:
     """Return the content of every generated file."""
     by_module: defaultdict[str, list[Mapping[str, Any]]] = defaultdict(list)
@@ -690,9 +699,12 @@ def render_all() -> dict[Path, str]:
         if has_class(facts):
             by_module[module_name(str(facts["vendor"]))].append(facts)
     files = {CATALOGUE / "__init__.py": render_index(by_module)}
+    entries = {module: [entry_of(facts) for facts in listed] for module, listed in by_module.items()}
+    files[PAGES / "index.md"] = model_pages.render_index(entries)
     for module, listed in by_module.items():
         generated = [facts for facts in listed if facts["model"] not in HAND_WRITTEN]
         files[CATALOGUE / f"{module}.py"] = render_module(module, generated)
+        files[PAGES / f"{module}.md"] = model_pages.render_page(module, entries[module])
     return files
 
 
@@ -702,7 +714,7 @@ def main() -> int:
     parser.add_argument("--fetch", action="store_true", help="first bring models.json up to date with the service")
     options, rest = parser.parse_known_args()
     if options.fetch:
-        fetched = import_module("fetch_models").main(rest)
+        fetched = import_module("tools.fetch_models").main(rest)
         if fetched:
             return int(fetched)
     for path, text in render_all().items():

@@ -135,8 +135,7 @@ class Kling30OmniImageToVideo(CatalogueRequest):
     """
     A request for ``kling-3.0-omni/image-to-video``, which turns an image into a video.
 
-    It needs one of these: ``prompt`` and ``images``. The service refuses ``customize_multi_shots`` True together with
-    ``prefer_multi_shots`` True.
+    The service refuses ``customize_multi_shots`` True together with ``prefer_multi_shots`` True.
 
     Args:
         prompt: A description of the result: a string of 1 to 3072 characters.
