@@ -6,12 +6,14 @@ import json
 import re
 from typing import TYPE_CHECKING, Any
 
+import jsonschema
 import pytest
 
 from kie_async.testing.catalogue import load_facts
 from kie_async.testing.input_checks import Refusal, check_input
 from kie_async.testing.tasks import TaskFailure
-from tests.contract.inputs import inputs_of, load_models, wrong_values
+from tests.catalogue.samples import CLASSES, schema
+from tests.contract.inputs import inputs_of, load_models, valid_value, wrong_values
 from tests.requests.samples import GIF, PNG, png_of
 
 if TYPE_CHECKING:
@@ -73,6 +75,23 @@ def test_every_wrong_value_is_refused() -> None:
                     assert TEXTS.fullmatch(refusal.text), refusal
                     count += 1
     assert count > 4000
+
+
+@pytest.mark.parametrize("model", CLASSES)
+def test_fake_and_json_schema_agree(model: str) -> None:
+    """Another checker of the same facts, for right and wrong values; the schema knows no guesses and no rules between fields."""
+    facts = MODELS[model]
+    validator = jsonschema.Draft202012Validator(schema(model))
+    wrong = []
+    for base in (*inputs_of(facts, full=False), *inputs_of(facts, full=True)):
+        documented = {name: field for name, field in facts["fields"].items() if field.get("confidence") != "guessed"}
+        for name, field in documented.items():
+            common = (0, -1, 5, "5", True, [FRAME], *field.get("enum", ()))
+            for value in (*wrong_values(field), valid_value(field), valid_value(field, full=True), *common):
+                given = {**base, name: value}
+                if validator.is_valid(given) != (check(model, given, strict=True) is None):
+                    wrong.append((name, value))
+    assert [] == [found for found in wrong if "never" not in facts and "needs" not in facts]
 
 
 def test_missing_field_is_refused_unless_its_default_is_documented() -> None:
