@@ -79,7 +79,7 @@ def test_every_wrong_value_is_refused() -> None:
 
 @pytest.mark.parametrize("model", CLASSES)
 def test_fake_and_json_schema_agree(model: str) -> None:
-    """Another checker of the same facts, for right and wrong values; the schema knows no guesses and no rules between fields."""
+    """Another checker of the same facts, for right and wrong values; the schema has no guesses and no pairs."""
     facts = MODELS[model]
     validator = jsonschema.Draft202012Validator(schema(model))
     wrong = []
