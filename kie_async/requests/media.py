@@ -6,13 +6,14 @@ import inspect
 import os
 import stat
 from collections.abc import Callable, Sequence
+from io import BufferedReader
 from pathlib import Path
 from typing import Protocol, Self, TypeAlias, TypeGuard, cast, runtime_checkable
 
 import attrs
 
 from kie_async._display import shown
-from kie_async._media import Media, identify, is_whole
+from kie_async._media import HEAD, Content, Media, identify, is_whole
 from kie_async._urls import looks_like_url
 from kie_async.errors import Problem
 from kie_async.requests.base import invalid_request
@@ -39,6 +40,7 @@ MAX_BYTES = 10 * 1024 * 1024
 
 #: The largest file that a model documents: an open file is read to this size, before its field is known.
 _LARGEST = 500 * 1024 * 1024
+_BLOCK = 1024 * 1024
 # Longer "paths" are usually encoded images.
 _LONGEST_PATH = 200
 #: The names of types in messages.
@@ -216,8 +218,21 @@ class MediaSource:
         Returns:
             At most one problem.
         """
-        outcome = self._open()
+        content, outcome = self.content, cast("object", None)
+        if isinstance(content, Path) and MAX_BYTES < self.size() <= self.limits.max_bytes:
+            outcome = _view_file(content, self._judge)
+        else:
+            outcome = self._open()
         return [outcome.problem(field, self.limits.wanted)] if isinstance(outcome, Unusable) else []
+
+    def size(self) -> int:
+        """Return the number of bytes; 0 for a file that cannot be read."""
+        if isinstance(self.content, bytes):
+            return len(self.content)
+        try:
+            return self.content.stat().st_size if isinstance(self.content, Path) else 0
+        except (OSError, ValueError):  # ValueError: a NUL character in the name
+            return 0
 
     def load(self) -> LocalFile:
         """
@@ -236,21 +251,25 @@ class MediaSource:
         return LocalFile(data, media.mime, media.suffix, hashlib.sha256(data).hexdigest())
 
     def _open(self) -> tuple[bytes, Media] | Unusable:
-        most = self.limits.max_bytes
-        data = _read_file(self.content, most) if isinstance(self.content, Path) else self.content
+        data = _read_file(self.content, self.limits.max_bytes) if isinstance(self.content, Path) else self.content
         if isinstance(data, Unusable):
             return data
-        name = _shown_content(self.content)
-        if not data:
+        media = self._judge(data)
+        return media if isinstance(media, Unusable) else (data, media)
+
+    def _judge(self, data: Content) -> Media | Unusable:
+        """Return the type of a file, or the reason why its field does not take it."""
+        name, most = _shown_content(self.content), self.limits.max_bytes
+        if not len(data):
             return Unusable(name, "is empty")
         if len(data) > most:
             return Unusable(name, f"has more than {most} bytes")
-        found = identify(data)
+        found = identify(data[:HEAD])
         if (media := self.limits.accept(found)) is None:
             return Unusable(name, f"is {found.mime}" if found else "is none of these, whatever its name says")
         if not is_whole(data, media):
             return Unusable(name, f"is {media.mime} that is cut off or damaged")
-        return data, media
+        return media
 
 
 #: The accepted forms of a media file: a URL or a path, bytes, an open binary file, or an ``MediaSource``.
@@ -341,6 +360,41 @@ def _read_open(name: str, read: Callable[[int], object], most: int) -> bytes | U
 def _open_at_once(path: str, flags: int) -> int:
     """Open a file without waiting: a pipe without a writer would never open."""
     return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
+
+
+class _FileView:
+    """The content of a file on disk that is too large to be read for a check."""
+
+    def __init__(self, file: BufferedReader) -> None:
+        self._file = file
+        self._size = os.fstat(file.fileno()).st_size
+
+    def __len__(self) -> int:
+        return self._size
+
+    def __getitem__(self, piece: slice, /) -> bytes:
+        start, stop, _ = piece.indices(self._size)
+        self._file.seek(start)
+        return self._file.read(max(stop - start, 0))
+
+    def find(self, what: bytes, start: int, /) -> int:
+        """Return the position of *what* from *start* on, or -1."""
+        while start < self._size:
+            found = self[start : start + _BLOCK].find(what)
+            if found >= 0:
+                return start + found
+            start += _BLOCK - len(what) + 1  # it may begin in one block and end in the next
+        return -1
+
+
+def _view_file(path: Path, judge: Callable[[Content], Media | Unusable]) -> Media | Unusable:
+    """Judge a file that is not read as a whole."""
+    name = _shown_content(path)
+    try:
+        with open(path, "rb", opener=_open_at_once) as file:
+            return judge(_FileView(file))
+    except OSError as error:
+        return Unusable(name, f"cannot be read: {error.strerror}")
 
 
 def _read_file(path: Path, most: int) -> bytes | Unusable:

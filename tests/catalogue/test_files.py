@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import pickle
+import tracemalloc
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import anyio
 import pytest
 
 from kie_async import Done, InvalidRequestError, KeyConflictError, KieClient
@@ -22,7 +25,7 @@ from kie_async.catalogue import (
     Seedance2Fast,
     Wan22AnimateMove,
 )
-from kie_async.testing import FakeKie
+from kie_async.testing import FakeKie, Fault
 from tests.catalogue.samples import MP4, URL, WAV
 from tests.helpers import KEY, PROMPT
 from tests.requests.samples import GIF, JPEG, PNG, WEBP, png, png_of
@@ -134,6 +137,50 @@ def test_limits_are_those_of_the_field(request_of: Any, accepted: list[bytes], r
     for file in refused:
         with pytest.raises(InvalidRequestError, match="; this "):
             request_of(file).check()
+
+
+@pytest.mark.parametrize(
+    ("content", "is_whole"),
+    [
+        (png_of(20 * MEGABYTE), True),
+        (png_of(20 * MEGABYTE)[:-1], False),
+        (JPEG[:-2] + bytes(20 * MEGABYTE) + JPEG[-2:], True),
+        (JPEG[:-2] + bytes(20 * MEGABYTE), False),
+    ],
+    ids=["png", "cut png", "jpeg", "cut jpeg"],
+)
+def test_large_file_is_checked_without_reading_it(content: bytes, is_whole: bool, tmp_path: Path) -> None:  # noqa: FBT001
+    file = tmp_path / "large.image"
+    file.write_bytes(content)
+    request = Seedance2(reference_images=[file], prompt=PROMPT)
+    tracemalloc.start()
+    try:
+        found = request.problems()
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+
+    assert is_whole == (found == []), found
+    assert peak < 5 * MEGABYTE
+
+
+async def test_large_files_are_uploaded_one_at_a_time(tmp_path: Path) -> None:
+    """Each is in memory while it is uploaded."""
+    for number in range(3):
+        (tmp_path / f"{number}.mp4").write_bytes(MP4.ljust(33 * MEGABYTE + number, b"\0"))
+    slow = Fault("upload", "slow", seconds=10.0)
+    async with FakeKie(duration=1.0, faults=[slow]) as fake, KieClient(KEY, base_url=fake.url) as kie:
+        await kie.generate(
+            Seedance2(prompt=PROMPT, reference_videos=[tmp_path / f"{number}.mp4" for number in range(3)])
+        )
+        async with anyio.create_task_group() as group:
+            for number in range(3):
+                video = MP4.ljust(40 * MEGABYTE + number, b"\0")
+                group.start_soon(kie.generate, Seedance2(prompt=PROMPT, reference_videos=[video]))
+        starts = sorted(upload.at for upload in fake.truth.uploads)
+
+        assert 6 == len(starts)
+        assert all(second - first >= 9.9 for first, second in pairwise(starts))
 
 
 def test_all_problems_are_reported_at_once() -> None:

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any, cast
 
 import jsonschema
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from kie_async import Done, InvalidRequestError, KieClient
 from kie_async.requests._model import ModelRequest
 from kie_async.requests.base import Request
 from kie_async.testing import FakeKie
-from tests.catalogue.samples import CLASSES, bad_values, fullest, schema, smallest
+from tests.catalogue.samples import CLASSES, URL, bad_values, fullest, schema, smallest
 from tests.figures import RecordFigures
 from tests.helpers import CALLBACKS, KEY
 
@@ -59,6 +62,37 @@ async def test_smallest_and_fullest_requests_of_all_classes_succeed() -> None:
         assert [] == failed
         assert len(requests) == len(fake.truth.created)
         assert set(CLASSES) == {create.model for create in fake.truth.create_requests}
+
+
+VALUES: st.SearchStrategy[object] = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats()
+    | st.text(max_size=9)
+    | st.binary(max_size=9)
+    | st.just(URL),
+    lambda inner: (
+        st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(["url", "name", "x y"]), inner, max_size=3)
+    ),
+    max_leaves=5,
+)
+
+
+@given(st.data(), st.sampled_from(sorted(CLASSES)))
+def test_any_value_is_checked_and_shown(data: st.DataObject, model: str) -> None:
+    """No value makes a method fail: a price is asked for and a message is made before the request is checked."""
+    options, _ = next(fullest(model))
+    names = [rule.name for rule in CLASSES[model].field_rules()]
+    wrong = data.draw(st.dictionaries(st.sampled_from([*names, "extra"]), VALUES, max_size=3))
+    request = build(model, {**options, **wrong})
+    body = request.input(dict.fromkeys(request.files(), URL))
+
+    assert isinstance(body, dict)
+    assert repr(request).startswith(CLASSES[model].__name__)
+    assert {re.split(r"[.[]", problem.field)[0] for problem in request.problems()} <= {*names, "extra"}
+    assert all(str(problem).isprintable() for problem in request.problems())
+    request.list_price()
 
 
 async def test_bad_values_of_every_field_are_refused_offline(record_property: RecordFigures) -> None:

@@ -1,5 +1,5 @@
 """
-Uploads of local images: the same bytes once per client, a few at a time.
+Uploads of local files: the same bytes once per client, a few at a time.
 
 Uploads are free of charge, and their names differ with content and time, so a failed upload is simply repeated.
 """
@@ -40,6 +40,8 @@ __all__ = ["Uploaded", "Uploads"]
 MAX_BASE64 = 64 * 1024
 MAX_CONCURRENT_UPLOADS = 4
 ATTEMPTS = 3
+#: Larger files are uploaded one at a time, since each is in memory.
+LARGE = 32 * 1024 * 1024
 #: The time without progress after which an attempt ends, in seconds: until the connection takes the next part of the
 #: bytes, and then until the response is complete.
 TIMEOUT = 120.0
@@ -115,6 +117,7 @@ class Uploads:
         self._runtime = runtime
         self._on_gateway_answer = on_gateway_answer
         self._limiter = anyio.CapacityLimiter(MAX_CONCURRENT_UPLOADS)
+        self._large_limiter = anyio.CapacityLimiter(1)
         self._known: OrderedDict[str, Uploaded] = OrderedDict()
         self._running: dict[str, anyio.Event] = {}
 
@@ -123,12 +126,18 @@ class Uploads:
         Upload the bytes of *source*, unless they were uploaded already.
 
         Raises:
-            InvalidRequestError: If the bytes are not a valid image.
+            InvalidRequestError: If the bytes are not a valid file of its field.
 
             UploadError: If the upload fails.
 
             AuthenticationError: If the service does not accept the API key.
         """
+        if await anyio.to_thread.run_sync(source.size) > LARGE:
+            async with self._large_limiter:
+                return await self._upload_once(source)
+        return await self._upload_once(source)
+
+    async def _upload_once(self, source: MediaSource) -> Uploaded:
         while True:
             # The limiter bounds memory, too: a file is in memory only while it holds a slot.
             async with self._limiter:
@@ -194,7 +203,7 @@ class Uploads:
         except errors.TransportError as error:
             reason = error.message.removesuffix(NEXT_STEP).rstrip()
             msg = (
-                f"An image was not uploaded: {reason} Nothing was paid: check the network, the proxy, if"
+                f"A file was not uploaded: {reason} Nothing was paid: check the network, the proxy, if"
                 " there is one, and upload_url (KIE_UPLOAD_URL), then try again."
             )
             raise _RetryableUploadError(msg) from error
@@ -214,7 +223,7 @@ class Uploads:
         reason = f": {reply.message}" if reply.message else ""
         refused = reply.code not in (None, 200, 429, 500) and response.status < HTTPStatus.INTERNAL_SERVER_ERROR
         code = reply.code or response.status
-        msg = f"The upload of an image was refused with code {code}{reason}. Nothing was paid: try again."
+        msg = f"The upload of a file was refused with code {code}{reason}. Nothing was paid: try again."
         if refused:
             raise errors.UploadError(msg)
         busy = _RetryableUploadError(msg)
