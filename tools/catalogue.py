@@ -14,7 +14,6 @@ import sys
 import textwrap
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
-from importlib import import_module
 from pathlib import Path
 from typing import Any, cast
 
@@ -27,7 +26,7 @@ from kie_async.catalogue import _rules  # noqa: E402 (the path comes first)
 from kie_async.catalogue._data import models  # noqa: E402
 from kie_async.requests import _model  # noqa: E402
 from kie_async.requests.wan import Wan22TurboImageToVideo  # noqa: E402
-from tools import model_pages  # noqa: E402
+from tools import fetch_models, model_pages  # noqa: E402
 
 CATALOGUE = ROOT / "kie_async" / "catalogue"
 PAGES = ROOT / "docs" / "models"
@@ -241,7 +240,7 @@ MEANINGS = {
     "watermark": "The text of a watermark",
     "web_search": "True to let the model search the web",
 }
-#: Meanings that differ with the type or the model.
+#: The meaning of an image of which a video is made.
 FIRST_FRAME = "The first frame"
 
 
@@ -448,13 +447,7 @@ def _filled(text: str, first: int, others: int) -> list[str]:
 
 def meaning(field: Field, facts: Mapping[str, Any]) -> str:
     """Return the description of a field: what it is, its allowed values, its default."""
-    text = MEANINGS[field.name]
-    if field.name == "image" and "video" in facts["kind"] and facts["kind"] != "video-to-video":
-        text = FIRST_FRAME if "audio" not in facts["kind"] and "+" not in facts["kind"] else text
-    if field.name == "watermark" and isinstance(field.rule, _model.Flag):
-        text = "True for a watermark"
-    if field.name == "index" and isinstance(field.rule, _model.Text):
-        text = "The number of the earlier task's result, as a string"
+    text = _subject(field, facts)
     if not isinstance(field.rule, _model.Flag):
         text += f": {field.rule.expected}"
     text += "."
@@ -471,6 +464,20 @@ def meaning(field: Field, facts: Mapping[str, Any]) -> str:
     if about.get("deprecated"):
         text += " Deprecated by the service."
     return text
+
+
+def _subject(field: Field, facts: Mapping[str, Any]) -> str:
+    """Return what a field is."""
+    if field.name not in MEANINGS:
+        msg = f"{facts['model']}: describe the field {field.name} in MEANINGS, or give it a name of VOCABULARY"
+        raise ValueError(msg)
+    if field.name == "image" and "video" in facts["kind"] and "+" not in facts["kind"]:
+        return FIRST_FRAME
+    if field.name == "watermark" and isinstance(field.rule, _model.Flag):
+        return "True for a watermark"
+    if field.name == "index" and isinstance(field.rule, _model.Text):
+        return "The number of the earlier task's result, as a string"
+    return MEANINGS[field.name]
 
 
 def render_class(facts: Mapping[str, Any]) -> str:
@@ -711,12 +718,18 @@ def render_all() -> dict[Path, str]:
 def main() -> int:
     """Write all generated files."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--fetch", action="store_true", help="first bring models.json up to date with the service")
+    parser.add_argument(
+        "--fetch",
+        action="store_true",
+        help="first bring models.json up to date; other options are those of fetch_models.py",
+    )
     options, rest = parser.parse_known_args()
+    if rest and not options.fetch:
+        parser.error(f"unknown options without --fetch: {' '.join(rest)}")
     if options.fetch:
-        fetched = import_module("tools.fetch_models").main(rest)
-        if fetched:
-            return int(fetched)
+        code = fetch_models.main(rest)
+        if code != 0:
+            return code
     for path, text in render_all().items():
         path.parent.mkdir(exist_ok=True)
         if not path.exists() or path.read_text(encoding="utf-8") != text:

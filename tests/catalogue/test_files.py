@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import pickle
 import tracemalloc
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -166,21 +165,16 @@ def test_large_file_is_checked_without_reading_it(content: bytes, is_whole: bool
 
 async def test_large_files_are_uploaded_one_at_a_time(tmp_path: Path) -> None:
     """Each is in memory while it is uploaded."""
-    for number in range(3):
-        (tmp_path / f"{number}.mp4").write_bytes(MP4.ljust(33 * MEGABYTE + number, b"\0"))
     slow = Fault("upload", "slow", seconds=10.0)
     async with FakeKie(duration=1.0, faults=[slow]) as fake, KieClient(KEY, base_url=fake.url) as kie:
-        await kie.generate(
-            Seedance2(prompt=PROMPT, reference_videos=[tmp_path / f"{number}.mp4" for number in range(3)])
-        )
         async with anyio.create_task_group() as group:
-            for number in range(3):
-                video = MP4.ljust(40 * MEGABYTE + number, b"\0")
-                group.start_soon(kie.generate, Seedance2(prompt=PROMPT, reference_videos=[video]))
-        starts = sorted(upload.at for upload in fake.truth.uploads)
+            for number in range(2):
+                file = tmp_path / f"{number}.mp4"
+                file.write_bytes(MP4.ljust(33 * MEGABYTE + number, b"\0"))
+                group.start_soon(kie.generate, Seedance2(prompt=PROMPT, reference_videos=[file]))
+        first, second = sorted(upload.at for upload in fake.truth.uploads)
 
-        assert 6 == len(starts)
-        assert all(second - first >= 9.9 for first, second in pairwise(starts))
+        assert second - first >= 9.9
 
 
 def test_all_problems_are_reported_at_once() -> None:

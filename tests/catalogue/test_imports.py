@@ -49,6 +49,6 @@ def test_naming_a_class_costs_little() -> None:
     programs = ("import aiohttp", CLIENT, largest)
     for program in programs:
         cpu(program)  # the bytecode is written once
-    rounds = [[cpu(program) for program in programs] for _ in range(scaled(quick=3, check=5, nightly=15))]
+    rounds = [[cpu(program) for program in programs] for _ in range(scaled(quick=3, check=3, nightly=15))]
 
     assert median((naming - client) / aiohttp for aiohttp, client, naming in rounds) <= 0.15
