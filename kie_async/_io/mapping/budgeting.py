@@ -103,6 +103,8 @@ class Prices:
         given: Mapping[str, JSON] = request.input(dict.fromkeys(request.files(), _ANY_URL))
         priced = price_class(request.model, given)
         seen = await self._journal.seen_prices(request.model, priced)
+        if seen.highest is not None and seen.lowest == seen.highest:
+            return estimate_price(seen, None), None  # the list would change nothing, and takes longer
         from kie_async.catalogue.prices import list_price  # on first use: most runs have no budget
 
         estimate = estimate_price(seen, list_price(request.model, given))
