@@ -133,7 +133,8 @@ class Song:
         return {"image_url": MediaSource(PNG + b"%d" % self.number)}
 
     def input(self, uploaded: Mapping[str, str]) -> dict[str, JSON]:
-        return {"prompt": f"{PROMPT}, take {self.number}", **uploaded}
+        required: dict[str, JSON] = {"custom_mode": False, "instrumental": False, "model": "V6"}
+        return {"prompt": f"{PROMPT}, take {self.number}", **required, **uploaded}
 
 
 @asynccontextmanager
