@@ -23,6 +23,8 @@ __all__ = ["ListPrice", "list_price"]
 _NUMBER = re.compile(r"-?[0-9]{1,6}(?:\.[0-9]{1,6})?", re.ASCII)
 #: No length and no count is as large.
 _TOO_LARGE = 1_000_000
+#: Prices have so many digits after the point.
+_DIGITS = 6
 #: With this value, the model chooses.
 _AUTO = "auto"
 #: How a condition names a field of the ``input`` that is also a name outside.
@@ -172,9 +174,12 @@ class _Formula:
         rates, quantity = self._rates(), self._quantity()
         if not rates or quantity is None:
             return None
-        credits = max(rates) * quantity.amount + self._surcharge()
+        highest, surcharge = max(rates), self._surcharge()
+        credits = round(float(highest * quantity.amount + surcharge), _DIGITS)
+        # A task with a price is never free, however short it is.
+        least = 10.0**-_DIGITS if highest > 0 else 0.0
         return ListPrice(
-            credits=round(float(credits), 6),
+            credits=max(credits, least),
             upper_bound=quantity.upper_bound or len(rates) > 1,
             as_of=self._facts["date"],
         )
@@ -249,7 +254,10 @@ class _Formula:
             return _Quantity(fixed)
         if (frames := self._facts.get("frames")) is not None:
             count, rate = (_number(self._value(frames[part])) for part in ("count", "per_second"))
-            return None if count is None or rate is None or min(count, rate) <= 0 else _Quantity(count / rate)
+            if count is None or rate is None or min(count, rate) <= 0:
+                return None
+            seconds = count / rate
+            return _Quantity(seconds) if seconds < _TOO_LARGE else None
         file, unknown_with = self._facts.get("length_of"), self._facts.get("length_unknown_with")
         is_open = unknown_with is not None and self._given.get(unknown_with) is not None
         value = None if is_open else self._value("duration")

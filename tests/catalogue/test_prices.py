@@ -190,6 +190,20 @@ def test_no_price_where_none_is_listed_or_can_be_computed(model: str, given_inpu
     assert MarketRequest(model=model, input=given_input).list_price() is None
 
 
+@pytest.mark.parametrize("seconds", [9.9e-307, 1e-9, 5e-324])
+def test_price_of_a_tiny_duration_is_not_zero(seconds: float) -> None:
+    for model in PRICED:
+        price = list_price(model, {"duration": seconds})
+
+        assert price is None or price.credits > 0
+
+
+def test_no_price_for_frames_without_end() -> None:
+    given_input: dict[str, Any] = {"num_frames": 120, "frames_per_second": 1e-307}
+
+    assert list_price("wan/2-2-a14b-speech-to-video-turbo", given_input) is None
+
+
 @given(st.sampled_from(sorted(PRICED)), st.data())
 def test_any_input_has_a_price_or_none(model: str, data: st.DataObject) -> None:
     """A price is computed before the request is checked."""
