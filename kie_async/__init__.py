@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from kie_async.budget import BudgetInfo as BudgetInfo
     from kie_async.budget import Estimate as Estimate
     from kie_async.callbacks import Callbacks as Callbacks
+    from kie_async.catalogue.prices import ListPrice as ListPrice
     from kie_async.client import KieClient as KieClient
     from kie_async.errors import APIError as APIError
     from kie_async.errors import AuthenticationError as AuthenticationError
@@ -104,6 +105,7 @@ __all__ = [
     "KieClient",
     "KieError",
     "Limits",
+    "ListPrice",
     "MaintenanceError",
     "MarketRequest",
     "ModelPausedError",
@@ -139,6 +141,7 @@ __all__ = [
 _NAMES = {
     "budget": "Budget BudgetInfo Estimate",
     "callbacks": "Callbacks",
+    "catalogue.prices": "ListPrice",
     "client": "KieClient",
     "errors": """
         APIError AuthenticationError BudgetExceededError CallbackRejectedError ClientClosedError

@@ -27,6 +27,7 @@ __all__ = [
     "retry_key",
     "row_key",
     "table_key",
+    "with_values",
 ]
 
 #: The greatest length of a key, in characters.
@@ -195,7 +196,7 @@ def fingerprint(model: str, input: Mapping[str, JSON], images: Mapping[str, str]
 
         input: The ``input`` object; URLs under the names in *images* are left out.
 
-        images: The hash of the content of each uploaded image, by the service's field name.
+        images: The hash of the content of each uploaded file, by its path in the input (``"image_urls[1]"``).
 
     Returns:
         64 hexadecimal digits.
@@ -246,9 +247,37 @@ def differs(
 
 def _parts(model: str, input: Mapping[str, JSON], images: Mapping[str, str]) -> dict[tuple[int, str], str]:  # noqa: A002 (the service's word)
     """Split a request into strings. The model ranks before the fields, one of which may also be called "model"."""
-    fields = {(1, name): _canonical([value]) for name, value in input.items()}
-    contents = {(1, name): f"image {content}" for name, content in images.items()}
+    # A file of a list is named by its path ("image_urls[1]").
+    inner = {path: f"image {content}" for path, content in images.items() if "[" in path}
+    given = with_values(input, inner) if inner else input
+    fields = {(1, name): _canonical([value]) for name, value in given.items()}
+    contents = {(1, name): f"image {content}" for name, content in images.items() if name not in inner}
     return {(0, "model"): model, **fields, **contents}
+
+
+def with_values(input: Mapping[str, JSON], values: Mapping[str, str]) -> dict[str, JSON]:  # noqa: A002 (the service's word)
+    """
+    Return a copy of an input in which some values are replaced.
+
+    Args:
+        input: The ``input`` object.
+
+        values: The new values by their paths in the input; a path that leads nowhere is ignored.
+
+    >>> with_values({"image_urls": ["a", "b"], "seed": 1}, {"image_urls[1]": "c"})
+    {'image_urls': ['a', 'c'], 'seed': 1}
+    """
+    return {name: _with_values(name, value, values) for name, value in input.items()}
+
+
+def _with_values(path: str, value: JSON, values: Mapping[str, str]) -> JSON:
+    if path in values:
+        return values[path]
+    if isinstance(value, Mapping):
+        return {name: _with_values(f"{path}.{name}", inner, values) for name, inner in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_with_values(f"{path}[{index}]", inner, values) for index, inner in enumerate(value)]
+    return value
 
 
 #: Created once: ``json.dumps`` would create an encoder for each value.

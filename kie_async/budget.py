@@ -44,7 +44,8 @@ class Budget:
         credits: The limit. For a name that the journal knows, the same limit; ``KieClient.raise_budget()`` raises it.
 
         price: The price of each task, in credits. None for ``KieClient.estimate()``. While the price of such a task is
-            unknown, one of them is sent at a time, and the budget may be exceeded by the price of that one.
+            unknown, one of them is sent at a time, and the budget may be exceeded by the price of that one. While it is
+            only listed, further ones are sent only if the budget has room for four times their price.
 
         spent: The prior spend of this table's rows, in credits, before this run: ``KieClient.spent()`` returns it. It
             counts from the start; a row that it covers does not count again when it is read. Not with a name: the
@@ -113,12 +114,15 @@ class Estimate:
     Attributes:
         credits: The price, in credits. If it is unknown, the highest price of other tasks of the model, or None.
 
-        basis: ``"seen"`` if the journal has such tasks, ``"listed"`` if the price list has a higher or the only price,
-            and ``"unknown"`` otherwise.
+        basis: ``"seen"`` if the journal has such tasks, ``"listed"`` if it has none and the price list has a price, and
+            ``"unknown"`` otherwise. If such tasks have cost different amounts, the price list may know better, too.
 
         source: The source of the estimate, for people.
+
+        upper_bound: True if the price list gives an upper bound only; see ``ListPrice``.
     """
 
     credits: float | None
     basis: Literal["seen", "listed", "unknown"]
     source: str
+    upper_bound: bool = False

@@ -21,7 +21,7 @@ from kie_async.callbacks import Callbacks
 from kie_async.job import Job
 from kie_async.policy import Limits, PostgresJournal, RetryPolicy, SqliteJournal, read_journal
 from kie_async.requests.base import Request
-from kie_async.requests.images import ImageInput, ImageSource, as_image
+from kie_async.requests.media import MediaInput, MediaSource, as_image
 from kie_async.statistics import AccountInfo, Statistics, WorkerInfo
 
 if TYPE_CHECKING:
@@ -373,7 +373,7 @@ class KieClient:
             request: The request.
 
         Returns:
-            The highest cost of such tasks in the journal or in a small price list; see ``Estimate.basis``.
+            What such tasks have cost by the journal, else the list price; see ``Estimate.basis``.
 
         Raises:
             JournalError: If the journal cannot be read.
@@ -600,7 +600,7 @@ class KieClient:
         engine = await self._binding.engine()
         return await engine.credits()
 
-    async def upload(self, source: ImageInput) -> str:
+    async def upload(self, source: MediaInput) -> str:
         """
         Upload an image. Uploads are free, and the service keeps them for 24 hours.
 
@@ -623,7 +623,7 @@ class KieClient:
         """
         engine = await self._binding.engine()
         image = as_image(source)
-        if not isinstance(image, ImageSource):
+        if not isinstance(image, MediaSource):
             msg = f"{shown_url(image)} is a URL already. Use it in the request, or pass a path, bytes or an open file."
             raise errors.UploadError(msg)
         engine.intake.check_paths("upload", {"source": image})

@@ -21,9 +21,9 @@ def test_package_stays_small() -> None:
     """A new file needs a life of its own, and a long function is two."""
     size = measure.measure_size(ROOT / "kie_async")
 
-    assert size.files <= 182
-    assert size.code_lines <= 22_800
-    assert size.statements <= 20_200
+    assert size.files <= 190
+    assert size.code_lines <= 24_000
+    assert size.statements <= 21_400
     assert size.longest_file <= 640
     assert size.longest_function <= 96
 

@@ -8,20 +8,20 @@ counts once, however often a table has it and whichever row comes first.
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
-from types import MappingProxyType
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import attrs
 
 from kie_async._core.lifecycle import ENDED, OPEN, Intent
 from kie_async.budget import BudgetInfo, Estimate
 from kie_async.errors import BudgetExceededError, ConfigurationError
-from kie_async.records import JSON
 from kie_async.states import JobState
 
+if TYPE_CHECKING:
+    from kie_async.catalogue.prices import ListPrice
+
 __all__ = [
-    "PRICE_LIST",
-    "PRICE_LIST_SOURCE",
     "Ledger",
     "Price",
     "PriceMemory",
@@ -31,22 +31,14 @@ __all__ = [
     "check_create",
     "estimate_price",
     "has_room",
-    "listed_price",
     "may_cost_more",
     "opened_budget",
     "possible_cost",
     "raised_budget",
 ]
 
-#: Credits for a task, by model and by resolution; "" is the service's default resolution.
-PRICE_LIST: Mapping[str, Mapping[str, float]] = MappingProxyType(
-    {
-        "wan/2-2-a14b-image-to-video-turbo": {"": 80.0, "480p": 40.0, "580p": 60.0, "720p": 80.0},
-    }
-)
-#: The source of the list.
-PRICE_LIST_SOURCE = "price list of kie.ai, read on 2026-06-30"
-
+#: A task whose class is only listed reserves so many prices more, unless it is the only one of its class.
+_MARGIN = 3
 #: The number of price classes, and of models, of which a journal in memory keeps prices.
 _MOST_PRICES = 10_000
 #: The tolerance for sums of prices with decimals, in credits.
@@ -68,11 +60,25 @@ class Price:
         unknown: The model and the price class if the price is unknown.
 
         model_is_unseen: True if no price of the model is known either.
+
+        is_listed: True if the price list has the price, and no task of the class has been charged yet. Such a price is
+            unknown, too, but the credits are no guess.
     """
 
     credits: float
     unknown: tuple[str, str] | None = None
     model_is_unseen: bool = False
+    is_listed: bool = False
+
+    @property
+    def journaled(self) -> float | None:
+        """The price that the journal keeps for a named budget; None if it is a guess."""
+        return self.credits if self.unknown is None or self.is_listed else None
+
+    @property
+    def margin(self) -> float:
+        """The credits to reserve beside a listed price while the cost of another task of the class is unknown."""
+        return _MARGIN * self.credits
 
 
 @attrs.define(eq=False)
@@ -88,12 +94,18 @@ class Reservation:
         reserved: The reserved credits: the price, times the number of creates that may have been paid.
 
         unknown: See ``Price``.
+
+        is_listed: See ``Price``.
+
+        margin: The credits that are reserved beside these, since the list may be wrong.
     """
 
     key: str
     price: float
     reserved: float
     unknown: tuple[str, str] | None = None
+    is_listed: bool = False
+    margin: float = 0.0
 
 
 class Ledger:
@@ -116,15 +128,17 @@ class Ledger:
 
         reserved: The credits that are reserved for tasks that have not ended.
 
+        margin: The credits that are reserved beside these, since listed prices may be wrong.
+
         uncharged: The journal keys of jobs that may have been paid and whose cost is unknown, by model and price class.
 
     >>> ledger = Ledger(1000)
-    >>> reservations = [ledger.reserve(f"shot-{number}", 80) for number in range(50)]
+    >>> reservations = [ledger.reserve(f"shot-{number}", Price(80)) for number in range(50)]
     >>> sum(reservation is not None for reservation in reservations)
     12
     >>> ledger.commit(reservations[0], None)
-    >>> ledger.reserve("shot-12", 80), ledger.reserve("shot-13", 80), ledger.may_fit_later(80)
-    (Reservation(key='shot-12', price=80, reserved=80, unknown=None), None, True)
+    >>> ledger.reserve("shot-12", Price(80)).reserved, ledger.reserve("shot-13", Price(80)), ledger.may_fit_later(80)
+    (80, None, True)
     """
 
     def __init__(self, limit: float | None) -> None:
@@ -138,30 +152,38 @@ class Ledger:
         self.spent = 0.0
         self.held = 0.0
         self.reserved = 0.0
+        self.margin = 0.0
         self.uncharged: dict[tuple[str, str], set[str]] = {}
 
     def is_reserved(self, key: str) -> bool:
         """Return True if there is a reservation for a key: its job is about to be paid, or runs."""
         return key in self._reserved_keys
 
-    def reserve(self, key: str, price: float, unknown: tuple[str, str] | None = None) -> Reservation | None:
+    def reserve(self, key: str, price: Price, margin: float = 0.0) -> Reservation | None:
         """
         Reserve the price of a job whose key is not reserved; None if that much is not left.
 
         Args:
             key: Its journal key.
 
-            price: The price.
+            price: The price; if it is unknown, something must be left.
 
-            unknown: The model and the price class if the price is unknown; then something must be left.
+            margin: The credits to reserve beside it until the job has ended.
         """
-        if not self._is_left(price if unknown is None else max(price, 2 * _TOLERANCE)):
+        needed = price.credits if price.unknown is None else max(price.credits, 2 * _TOLERANCE)
+        if not self._is_left(needed + margin):
             return None
-        return self._reserve(key, price, unknown)
+        self.margin += margin
+        return attrs.evolve(self._reserve(key, price.credits, price.unknown), is_listed=price.is_listed, margin=margin)
 
     def reserve_again(self, reservation: Reservation) -> bool:
-        """Reserve a known price once more, if that much is left; return True if it was reserved."""
-        if reservation.unknown is not None or not self._is_left(reservation.price):
+        """
+        Reserve a known price once more, if that much is left; return True if it was reserved.
+
+        Margins count as left: it is better to end a job that may have been paid than to begin others.
+        """
+        is_guess = reservation.unknown is not None and not reservation.is_listed
+        if is_guess or not self._is_left(reservation.price - self.margin):
             return False
         self.reserved += reservation.price
         reservation.reserved += reservation.price
@@ -215,9 +237,16 @@ class Ledger:
         self._subtract_prior(price, prior=prior)
         return self._reserve(key, price, unknown)
 
-    def may_fit_later(self, amount: float) -> bool:
-        """Return True if *amount* may be left once the running tasks have ended, since some may turn out free."""
-        return self.reserved > _TOLERANCE and self._is_left(amount - self.reserved)
+    def may_fit_later(self, amount: float, *, is_blocked: bool = False) -> bool:
+        """
+        Return True if *amount* may be left once the running tasks have ended, since some may turn out free.
+
+        Args:
+            amount: The credits.
+
+            is_blocked: True if the cost of another task must become known first, even if it does not run here.
+        """
+        return (is_blocked or self.reserved > _TOLERANCE) and self._is_left(amount - self.reserved - self.margin)
 
     def commit(self, reservation: Reservation, row: Intent | None) -> None:
         """
@@ -230,6 +259,7 @@ class Ledger:
         """
         self._reserved_keys.discard(reservation.key)
         self.reserved -= reservation.reserved
+        self.margin -= reservation.margin
         if not may_cost_more(row):
             self.discard_uncharged(reservation.key)
         if row is not None:
@@ -316,7 +346,7 @@ class Ledger:
             self.prior = max(0.0, self.prior - amount)
 
     def _is_left(self, amount: float) -> bool:
-        committed = self.spent + self.held + self.reserved + self.prior
+        committed = self.spent + self.held + self.reserved + self.margin + self.prior
         return self._limit is None or committed + amount <= self._limit + _TOLERANCE
 
 
@@ -496,16 +526,6 @@ def raised_budget(known: BudgetInfo | None, name: str, credits: float) -> Budget
 # -- prices -----------------------------------------------------------------------------------------------------------
 
 
-def listed_price(model: str, given: Mapping[str, JSON]) -> float | None:
-    """
-    Return the price of the price list, or None.
-
-    >>> listed_price("wan/2-2-a14b-image-to-video-turbo", {"resolution": "480p"})
-    40.0
-    """
-    return PRICE_LIST.get(model, {}).get(str(given.get("resolution") or ""))
-
-
 @attrs.frozen
 class SeenPrices:
     """
@@ -524,12 +544,12 @@ class SeenPrices:
     highest_of_model: float | None = None
 
 
-def estimate_price(seen: SeenPrices, listed: float | None) -> Estimate:
+def estimate_price(seen: SeenPrices, listed: ListPrice | None) -> Estimate:
     """
-    Return the estimate for a task, on the safe side.
+    Return the estimate for a task: what such tasks have cost, else the price of the list.
 
     A class whose tasks have cost different amounts depends on something else than its values. It gets the highest
-    price of its model.
+    price of its model, or the upper bound of the list if that is lower; or the price of the list if that is higher.
 
     Args:
         seen: The prices that were seen.
@@ -543,16 +563,26 @@ def estimate_price(seen: SeenPrices, listed: float | None) -> Estimate:
     >>> estimate_price(SeenPrices(None, None, 90.0), None).basis
     'unknown'
     """
-    price = seen.highest if seen.lowest == seen.highest else seen.highest_of_model
-    if listed is not None and listed > (price or 0.0):
-        return Estimate(credits=listed, basis="listed", source=PRICE_LIST_SOURCE)
+    differ = seen.lowest != seen.highest
+    price = seen.highest_of_model if differ else seen.highest
+    if listed is not None and (price is None or (differ and _is_closer(listed, seen, price))):
+        bound = "upper bound by the " if listed.upper_bound else ""
+        source = f"{bound}price list of kie.ai, read on {listed.as_of}"
+        return Estimate(credits=listed.credits, basis="listed", source=source, upper_bound=listed.upper_bound)
     if price is not None:
-        of = "such tasks" if seen.lowest == seen.highest else "all tasks of this model, since such tasks differ,"
+        of = "all tasks of this model, since such tasks differ," if differ else "such tasks"
         return Estimate(credits=price, basis="seen", source=f"the highest price of {of} in the journal")
     if seen.highest_of_model is None:
         return Estimate(credits=None, basis="unknown", source="no task of this model in the journal")
     source = "the highest price of other tasks of this model in the journal"
     return Estimate(credits=seen.highest_of_model, basis="unknown", source=source)
+
+
+def _is_closer(listed: ListPrice, seen: SeenPrices, price: float) -> bool:
+    """Return True if the list price of a class whose tasks differ is a better guess than *price*."""
+    if listed.upper_bound:
+        return (seen.highest or 0.0) <= listed.credits < price
+    return listed.credits > price
 
 
 class PriceMemory:

@@ -31,7 +31,7 @@ __all__ = [
     "TRANSITIONS",
     "UNFINISHED",
     "Intent",
-    "SourceImage",
+    "SourceFile",
     "can_follow",
     "dump_record",
     "encode_for_journal",
@@ -89,7 +89,7 @@ def can_follow(old: JobState, new: JobState) -> bool:
 
 
 @attrs.frozen(kw_only=True)
-class SourceImage:
+class SourceFile:
     """
     A local image of an intent, and the URL of its upload.
 
@@ -195,7 +195,7 @@ class Intent:
     price: float | None = None
     created_at: float
     updated_at: float
-    sources: tuple[SourceImage, ...] = ()
+    sources: tuple[SourceFile, ...] = ()
     key: str | None = None
     callback_url: str | None = None
     state: JobState = JobState.INTENT

@@ -1,4 +1,4 @@
-"""The interface of all requests: offline checks, local images, and the input of the create request."""
+"""The interface of all requests: offline checks, local files, and the input of the create request."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
     from kie_async.errors import Problem
     from kie_async.records import JSON
-    from kie_async.requests.images import ImageSource
+    from kie_async.requests.media import MediaSource
 
 __all__ = ["Request", "invalid_request"]
 
@@ -27,7 +27,7 @@ class Request(Protocol):
 
     def problems(self, *, allowed_origins: frozenset[str] = frozenset()) -> list[Problem]:
         """
-        Find all problems of the request without a network; a local image is read.
+        Find all problems of the request without a network; local files are read.
 
         Args:
             allowed_origins: Origins (``"http://127.0.0.1:8080"``) that the caller configured the client for, whose
@@ -47,8 +47,8 @@ class Request(Protocol):
         """
         ...
 
-    def images(self) -> Mapping[str, ImageSource]:
-        """Return the images to upload first, by the service's field names."""
+    def files(self) -> Mapping[str, MediaSource]:
+        """Return the local files to upload first, by their paths in the input (``"image_urls[1]"``)."""
         ...
 
     def input(self, uploaded: Mapping[str, str]) -> dict[str, JSON]:
@@ -56,7 +56,7 @@ class Request(Protocol):
         Return the ``input`` object of the create request, in the service's field names; unset fields are left out.
 
         Args:
-            uploaded: The URL of each of ``images()`` after its upload.
+            uploaded: The URL of each of ``files()`` after its upload.
         """
         ...
 

@@ -16,10 +16,20 @@ from kie_async.errors import Problem
 from kie_async.requests.base import invalid_request
 
 if TYPE_CHECKING:
+    from kie_async.catalogue.prices import ListPrice
     from kie_async.records import JSON
-    from kie_async.requests.images import ImageSource
+    from kie_async.requests.media import MediaSource
 
-__all__ = ["MAX_BYTES", "MAX_DEPTH", "MAX_VALUES", "MarketRequest", "json_problems"]
+__all__ = [
+    "MAX_BYTES",
+    "MAX_DEPTH",
+    "MAX_VALUES",
+    "MarketRequest",
+    "copied_input",
+    "is_mapping",
+    "json_problems",
+    "step_name",
+]
 
 # The form of all names in the catalogue, and some more.
 _MODEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/@+-]{0,127}", re.ASCII)
@@ -37,7 +47,8 @@ _SCALARS = (str, int, float, type(None))
 _PLAIN = "strings, numbers, True, False, None, lists, and mappings with strings as keys"
 
 
-def _copied_input(given: Mapping[str, JSON]) -> Mapping[str, JSON]:
+def copied_input(given: Mapping[str, JSON]) -> Mapping[str, JSON]:
+    """Copy mappings and lists at all levels, so that later changes of them have no effect."""
     return cast("Mapping[str, JSON]", _copied(given, {}, 0))
 
 
@@ -59,11 +70,11 @@ class MarketRequest:
     """
 
     model: str
-    _input: Mapping[str, JSON] = attrs.field(converter=_copied_input, hash=False, alias="input")
+    _input: Mapping[str, JSON] = attrs.field(converter=copied_input, hash=False, alias="input")
 
     def __repr__(self) -> str:
         given: object = self._input
-        names = ", ".join(map(_step_name, given)) if _is_mapping(given) else shown(given)
+        names = ", ".join(map(step_name, given)) if is_mapping(given) else shown(given)
         return f"MarketRequest(model={shown(self.model)}, input=<{shortened(names)}>)"
 
     def problems(self, *, allowed_origins: frozenset[str] = frozenset()) -> list[Problem]:  # noqa: ARG002 (URLs are not checked)
@@ -80,7 +91,7 @@ class MarketRequest:
         problems = []
         if not isinstance(model, str) or not _MODEL.fullmatch(model):
             problems.append(Problem("model", shown(model), "a model's name, such as 'wan/2-5-image-to-video'"))
-        if _is_mapping(self._input):
+        if is_mapping(self._input):
             return problems + json_problems("input", self._input)
         return [*problems, Problem("input", shown(self._input), "a mapping, in the service's field names")]
 
@@ -95,8 +106,8 @@ class MarketRequest:
         if problems:
             raise invalid_request(type(self).__name__, problems)
 
-    def images(self) -> Mapping[str, ImageSource]:
-        """Return nothing: images are given as URLs."""
+    def files(self) -> Mapping[str, MediaSource]:
+        """Return nothing: media files are given as URLs."""
         return {}
 
     def input(self, uploaded: Mapping[str, str]) -> dict[str, JSON]:  # noqa: ARG002 (there are no images)
@@ -104,9 +115,25 @@ class MarketRequest:
         Return the ``input`` object of the create request, unchanged.
 
         Args:
-            uploaded: Ignored: there are no ``images()``.
+            uploaded: Ignored: there are no ``files()``.
         """
-        return dict(_copied_input(self._input))
+        return dict(copied_input(self._input))
+
+    def list_price(self) -> ListPrice | None:
+        """
+        Return the price of the task by the price list; works without a network.
+
+        Returns:
+            The price, in credits; an upper bound if the input leaves something open on which the price depends. None if
+            the list does not have the model, or no price for such a task, or if the price cannot be computed.
+
+        >>> request = MarketRequest(model="kling/v2-1-pro", input={"prompt": "A dog", "duration": "10"})
+        >>> request.list_price()
+        ListPrice(credits=100.0, upper_bound=False, as_of='2026-10-01')
+        """
+        from kie_async.catalogue.prices import list_price  # a request that is not asked reads no data
+
+        return list_price(self.model, self._input)
 
 
 def json_problems(field: str, value: object) -> list[Problem]:
@@ -142,7 +169,8 @@ def json_problems(field: str, value: object) -> list[Problem]:
     return problems
 
 
-def _is_mapping(value: object) -> TypeGuard[Mapping[object, object]]:
+def is_mapping(value: object) -> TypeGuard[Mapping[object, object]]:
+    """Return True for a mapping."""
     return isinstance(value, Mapping)
 
 
@@ -156,7 +184,7 @@ def _copied(value: object, seen: dict[int, object], depth: int) -> object:
         return value
     if id(value) in seen or depth > MAX_DEPTH:
         return seen.get(id(value), value)
-    if _is_mapping(value):
+    if is_mapping(value):
         mapping: dict[object, object] = {}
         seen[id(value)] = mapping
         mapping.update((key, _copied(child, seen, depth + 1)) for key, child in value.items())
@@ -169,16 +197,16 @@ def _copied(value: object, seen: dict[int, object], depth: int) -> object:
     return value
 
 
-def _step_name(key: object) -> str:
+def step_name(key: object) -> str:
     """Return a key of a mapping, so short that a path of such names stays short."""
     return key if isinstance(key, str) and len(key) <= _LONGEST_NAME and key.isidentifier() else shown(key)
 
 
 def _children(value: object) -> Iterator[tuple[str, object]]:
     """Yield the direct children of a mapping or a list, each with its step of the path."""
-    if _is_mapping(value):
+    if is_mapping(value):
         for key, child in value.items():
-            name = _step_name(key)
+            name = step_name(key)
             yield f".{name}" if name == key else f"[{name}]", child
     elif _is_list(value):
         for index, child in enumerate(value):
@@ -195,7 +223,7 @@ def _allowed_instead(value: object) -> str | None:
         (isinstance(value, float) and not math.isfinite(value), "a finite number"),
         (isinstance(value, int) and value.bit_length() > _MOST_BITS, f"a number of at most {_MOST_BITS} bits"),
         (
-            _is_mapping(value) and not all(isinstance(key, str) and is_encodable(key) for key in value),
+            is_mapping(value) and not all(isinstance(key, str) and is_encodable(key) for key in value),
             "a mapping with strings as keys",
         ),
     )

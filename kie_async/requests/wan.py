@@ -6,8 +6,8 @@ from typing import ClassVar, Literal
 
 import attrs
 
-from kie_async.requests._model import Choice, Flag, Image, Integer, ModelRequest, Text
-from kie_async.requests.images import ImageSource, as_image
+from kie_async.requests._model import Choice, Flag, Integer, MediaFile, ModelRequest, Text
+from kie_async.requests.media import MediaSource, as_image
 
 __all__ = ["Wan22TurboImageToVideo"]
 
@@ -40,6 +40,8 @@ class Wan22TurboImageToVideo(ModelRequest):
 
         aspect_ratio: A field of older documentation: sent if set, with a warning in the log.
 
+        extra: Fields that the service has added since ``AS_OF``, in its own names; they are sent unchecked.
+
     Source: docs.kie.ai/market/wan/2-2-a14b-image-to-video-turbo, as of 2026; ``aspect_ratio`` as of 2025.
 
     >>> request = Wan22TurboImageToVideo(image="https://example.com/cat.png", prompt="The cat turns", seed=7)
@@ -48,8 +50,9 @@ class Wan22TurboImageToVideo(ModelRequest):
     """
 
     MODEL: ClassVar[str] = "wan/2-2-a14b-image-to-video-turbo"
+    AS_OF: ClassVar[str] = "2026-09-25"
 
-    image: str | ImageSource = attrs.field(converter=as_image, metadata=Image("image_url").metadata)
+    image: str | MediaSource = attrs.field(converter=as_image, metadata=MediaFile("image_url").metadata)
     prompt: str = attrs.field(metadata=Text(longest=5000).metadata)
     resolution: Literal["480p", "720p"] | None = attrs.field(
         default=None, metadata=Choice(("480p", "720p"), older=("580p",)).metadata

@@ -128,9 +128,11 @@ def make_limiter(kind: LimiterKind, *, limit: int, window: float) -> RateLimiter
 
 class FakeAccount:
     """
-    An account; all its keys share its credits and its limit of creates, and each has its own limit of queries.
+    An account.
 
-    Credits are charged when a task is created and refunded when it fails.
+    All its keys share its credits, its limit of creates and its limit of one query about models per second
+    (``model_queries``), and each has its own limit of other queries. Credits are charged when a task is created and
+    refunded when it fails.
 
     Args:
         api_keys: The valid keys; None if every non-empty key is valid.
@@ -146,6 +148,7 @@ class FakeAccount:
         self, *, api_keys: Collection[str] | None, credits: float, creates: RateLimiter, queries_per_second: float
     ) -> None:
         self.creates = creates
+        self.model_queries: RateLimiter = SlidingWindow(limit=1, window=1.0)
         self._api_keys = None if api_keys is None else set(api_keys)
         self._revoked: set[str] = set()
         self._credits = credits

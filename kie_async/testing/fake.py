@@ -11,12 +11,14 @@ from random import Random
 from typing import TYPE_CHECKING
 
 import anyio
+import attrs
 
 from kie_async.testing.account import FakeAccount, LimiterKind, make_limiter
 from kie_async.testing.callbacks import CallbackSender, sign
 from kie_async.testing.faults import Fault, FaultScript
 from kie_async.testing.file_host import FileHost, FileStore
-from kie_async.testing.models import MODELS, other_model
+from kie_async.testing.model_api import ModelApi
+from kie_async.testing.models import load_models, other_model
 from kie_async.testing.routes import Routes
 from kie_async.testing.server import FakeServer, Latency
 from kie_async.testing.task_api import FAILURES, Duration, TaskApi
@@ -97,13 +99,14 @@ class FakeKie:
 
         prices: Prices in credits by model, or functions of the input, that override those of the fake.
 
-        models: The names of more models.
+        models: The names of more models, which accept every input, and of models of the catalogue that are to do so.
 
         fail_rate: The share of tasks that fail, 0 to 1; the attribute ``fail_rate`` may be changed at any time.
 
         failures: The reasons of failures, pairs of ``failCode`` and ``failMsg``, with equal probabilities.
 
-        strict: True to refuse values that only older documentation allows (``aspect_ratio``, ``580p``).
+        strict: True to follow the newest documentation to the letter: to refuse values that only older documentation
+            allows (``aspect_ratio``, ``580p``), and inputs that lack a required field with a documented default.
 
         http_statuses: True if refusals of the API have the HTTP status of their code instead of 200.
 
@@ -185,11 +188,11 @@ class FakeKie:
             speed=speed,
             fail_rate=fail_rate,
             failures=[TaskFailure(*failure) for failure in failures],
-            models={**MODELS, **{name: other_model(name) for name in models}},
+            models={name: other_model(name) for name in models},
             prices=prices or {},
             strict=strict,
             invisible_seconds=invisible_seconds / speed,
-            is_stored=lambda url: files.has_url(url, _now()),
+            find_file=lambda url: files.find_url(url, _now()),
             new_members=new_members,
         )
         _fakes_at[port] += port != 0
@@ -217,6 +220,7 @@ class FakeKie:
             truth=truth,
             account=self._account,
             api=self._api,
+            models=ModelApi(account=self._account),
             file_host=FileHost(files=files, tasks=truth.tasks, expires_after=expires_after),
             sender=self._sender,
             wall=_wall,
@@ -254,6 +258,11 @@ class FakeKie:
 
     async def _run(self, started: asyncio.Future[None]) -> None:
         try:
+            # In a thread, since the first fake of a process reads a file.
+            known = await asyncio.get_running_loop().run_in_executor(None, load_models)
+            for name, model in known.items():
+                # A model of the catalogue that the caller named makes what it makes, and accepts every input.
+                self._api.models[name] = attrs.evolve(model, facts=None) if name in self._api.models else model
             async with self._server.run(self._routes.table()), anyio.create_task_group() as group:
                 group.start_soon(self._sender.run)
                 if not started.cancelled():

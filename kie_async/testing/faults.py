@@ -15,7 +15,9 @@ if TYPE_CHECKING:
 __all__ = ["Call", "Fault", "FaultKind", "FaultPlace", "FaultScript"]
 
 #: The places at which faults happen.
-FaultPlace: TypeAlias = Literal["connect", "create", "poll", "upload", "download", "credit", "download_url", "callback"]
+FaultPlace: TypeAlias = Literal[
+    "connect", "create", "poll", "upload", "download", "credit", "download_url", "models", "callback"
+]
 
 _ResponseFault: TypeAlias = Literal[
     "code",
@@ -92,7 +94,7 @@ class Fault:
     """
     A fault and the requests that it affects: ``Fault("create", "reset", after=True, nth=3)``.
 
-    Kinds for a response (at ``create``, ``poll``, ``upload``, ``download``, ``credit``, ``download_url``):
+    Kinds for a response (at ``create``, ``poll``, ``upload``, ``download``, ``credit``, ``download_url``, ``models``):
 
     * ``code``: an envelope with *code* and *msg* (by default the text that belongs to the code) under HTTP *status*
       (200);
@@ -127,7 +129,7 @@ class Fault:
     With *after* the service performs the request (the create is accepted and paid, the upload is stored), and only the
     response suffers. Without it the service does nothing, and the "real response" is an empty success, ``{"code": 200,
     "msg": "success", "data": null}``. ``slow`` waits before or after the service acts. ``slow_body`` and the places
-    that only read (``poll``, ``download``, ``credit``, ``download_url``) have a real response either way.
+    that only read (``poll``, ``download``, ``credit``, ``download_url``, ``models``) have a real response either way.
 
     A fault fires if all conditions that are given hold; a fault without conditions always fires.
 

@@ -17,6 +17,7 @@ from urllib.parse import quote, unquote, urlsplit
 
 import attrs
 
+from kie_async._media import identify
 from kie_async.testing import media, responses
 from kie_async.testing.responses import FakeResponse, json_response
 from kie_async.testing.task_api import UPLOADS, image_url
@@ -42,14 +43,6 @@ UploadContent = tuple[bytes | None, str | None, str | None]
 
 _BAD_REQUEST, _UNAUTHORIZED, _FORBIDDEN, _NOT_FOUND = 400, 401, 403, 404
 
-_MAGIC = (
-    (b"\xff\xd8\xff", 0, "image/jpeg", ".jpg"),
-    (b"\x89PNG\r\n\x1a\n", 0, "image/png", ".png"),
-    (b"WEBP", 8, "image/webp", ".webp"),
-    (b"ftyp", 4, "video/mp4", ".mp4"),
-    (b"WAVE", 8, "audio/wav", ".wav"),
-)
-
 
 def detect_type(content: bytes) -> tuple[str, str]:
     r"""
@@ -60,10 +53,8 @@ def detect_type(content: bytes) -> tuple[str, str]:
     >>> detect_type(b"?")
     ('application/octet-stream', '.bin')
     """
-    for magic, offset, mime, suffix in _MAGIC:
-        if content[offset : offset + len(magic)] == magic:
-            return mime, suffix
-    return "application/octet-stream", ".bin"
+    media_type = identify(content)
+    return ("application/octet-stream", ".bin") if media_type is None else (media_type.mime, media_type.suffix)
 
 
 def _path_of(url: str) -> str:
@@ -121,9 +112,9 @@ class FileStore:
         stored = self._uploads.get(path)
         return stored if stored is not None and now < stored.expires_at else None
 
-    def has_url(self, url: str, now: float) -> bool:
-        """Return True if the upload at *url* is stored; the host of *url* is ignored."""
-        return self.find(_path_of(url), now) is not None
+    def find_url(self, url: str, now: float) -> StoredFile | None:
+        """Return the upload at *url*, or None; the host of *url* is ignored."""
+        return self.find(_path_of(url), now)
 
     def create_link(self, path: str, now: float) -> str:
         """Return a new path that leads to the file at *path* for twenty minutes; the file need not exist."""

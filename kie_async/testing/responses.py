@@ -30,6 +30,7 @@ UPLOADED = "File uploaded successfully"
 NO_UPLOAD_PATH = "Missing required parameter: uploadPath"
 AUTHENTICATION_FAILED = "Authentication failed: Invalid API Key"
 UNAVAILABLE_MEDIA = "Your media file is unavailable, please replace it."
+MIXED_MEDIA = "first/last frame content cannot be mixed with reference media content"
 
 #: The text of each code.
 TEXTS: Mapping[int, str] = MappingProxyType(
@@ -90,6 +91,16 @@ class FakeResponse:
 def not_in_range(field: str) -> str:
     """Return the text for a value that is not allowed; the word "This" was recorded for ``aspect_ratio`` only."""
     return f"{'This ' if field == 'aspect_ratio' else ''}{field} is not within the range of allowed options"
+
+
+def wrong_file_type(field: str) -> str:
+    """Return the text for a file of a wrong type, which is neither documented nor recorded."""
+    return f"{field} file type is not supported"
+
+
+def too_large(field: str) -> str:
+    """Return the text for a file that is too large, which is neither documented nor recorded."""
+    return f"{field} file size exceeds the limit"
 
 
 def encode(value: JSON) -> str:

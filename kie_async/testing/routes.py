@@ -13,6 +13,7 @@ from aiohttp import hdrs
 from kie_async.testing.account import FakeAccount
 from kie_async.testing.callbacks import CallbackSender
 from kie_async.testing.file_host import FileHost, UploadContent, decode_base64, placeholder
+from kie_async.testing.model_api import ModelApi
 from kie_async.testing.responses import FakeResponse, json_response
 from kie_async.testing.task_api import UPLOADS, TaskApi, read_json
 from kie_async.testing.truth import (
@@ -47,6 +48,8 @@ class Routes:
 
         api: The jobs API.
 
+        models: The list of models.
+
         file_host: The file host.
 
         sender: The sender of callbacks.
@@ -59,6 +62,7 @@ class Routes:
     truth: Truth
     account: FakeAccount
     api: TaskApi
+    models: ModelApi
     file_host: FileHost
     sender: CallbackSender
     wall: Callable[[float], float]
@@ -74,6 +78,8 @@ class Routes:
             *(("POST", f"/api/v1/{name}/createTask", "create", self._create) for name in ("jobs", "playground")),
             *(("GET", f"/api/v1/{name}/recordInfo", "poll", self._poll) for name in ("jobs", "playground")),
             ("GET", "/api/v1/chat/credit", "credit", self._credit),
+            ("GET", "/api/v1/models", "models", self._list_models),
+            ("GET", "/api/v1/models/{tail:.+}", "models", self._describe_model),
             ("POST", "/api/v1/common/download-url", "download_url", self._download_url),
             ("POST", "/api/file-stream-upload", "upload", self._stream_upload),
             ("POST", "/api/file-base64-upload", "upload", self._base64_upload),
@@ -116,6 +122,14 @@ class Routes:
         url = _text(read_json(incoming.body), "url")
         response = self.file_host.download_url(url, incoming.at, key=self._key(incoming), origin=incoming.origin)
         return self._query(incoming, "download_url"), response
+
+    async def _list_models(self, incoming: IncomingRequest) -> tuple[LoggedRequest, FakeResponse]:
+        response = self.models.list_models(incoming.at, incoming.request.query, key=self._key(incoming))
+        return self._query(incoming, "models"), response
+
+    async def _describe_model(self, incoming: IncomingRequest) -> tuple[LoggedRequest, FakeResponse]:
+        path = incoming.request.match_info["tail"]
+        return self._query(incoming, "models"), self.models.describe(incoming.at, path, key=self._key(incoming))
 
     def _query(self, incoming: IncomingRequest, place: str) -> LoggedQuery:
         query = LoggedQuery(incoming.at, place)

@@ -43,7 +43,7 @@ _REDIRECT_PATH = "/redirected"
 _LOWEST_ERROR = 400
 
 #: Places that only read: they have a real response whatever the fault.
-_READS = frozenset({"poll", "download", "credit", "download_url"})
+_READS = frozenset({"poll", "download", "credit", "download_url", "models"})
 
 #: Faults after which no code can be read in the response.
 _UNREADABLE = frozenset({"truncated_json", "half_body", "half_status_line", "garbage", "reset", "close"})

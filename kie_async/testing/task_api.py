@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, TypeAlias
 import attrs
 
 from kie_async.testing import responses
+from kie_async.testing.input_checks import Refusal, check_input
 from kie_async.testing.models import FakeModel, choose_stages
 from kie_async.testing.responses import FakeResponse, json_response
 from kie_async.testing.tasks import FakeTask, TaskFailure
@@ -18,6 +19,7 @@ from kie_async.testing.tasks import FakeTask, TaskFailure
 if TYPE_CHECKING:
     from kie_async.records import JSON
     from kie_async.testing.account import FakeAccount
+    from kie_async.testing.file_host import StoredFile
     from kie_async.testing.truth import LoggedCreate, LoggedPoll
 
 __all__ = ["FAILURES", "UPLOADS", "Duration", "TaskApi", "image_url", "read_json"]
@@ -39,9 +41,15 @@ _IMAGE_FIELDS = (
     "image_urls",
     "input_urls",
     "first_frame_url",
+    "first_frame_image_url",
+    "first_frame",
     "reference_image_urls",
     "reference_image",
     "image",
+    "image_input",
+    "input_image",
+    "last_frame_url",
+    "last_frame_image_url",
 )
 
 #: The path of uploads.
@@ -71,15 +79,15 @@ class TaskApi:
 
         failures: The reasons of failures, with equal probabilities.
 
-        models: The models by name.
+        models: The models by name; more may be added to it.
 
         prices: Prices in credits by model, or functions of the input, that override those of the fake.
 
-        strict: True to refuse values that only older documentation allows.
+        strict: True to follow the newest documentation to the letter; see ``check_input()``.
 
         invisible_seconds: The time after its creation for which a task is not found.
 
-        is_stored: Returns True if the upload at a URL of the fake is stored.
+        find_file: Returns the upload at a URL of the fake, or None.
 
         new_members: True if records have the members of September 2026, too.
 
@@ -96,11 +104,11 @@ class TaskApi:
     speed: float
     fail_rate: float
     failures: Sequence[TaskFailure]
-    models: Mapping[str, FakeModel]
+    models: MutableMapping[str, FakeModel]
     prices: Mapping[str, float | Callable[[Mapping[str, JSON]], float]]
     strict: bool
     invisible_seconds: float
-    is_stored: Callable[[str], bool]
+    find_file: Callable[[str], StoredFile | None]
     new_members: bool
     maintenance: bool = attrs.field(default=False, init=False)
     paused_models: set[str] = attrs.field(factory=set, init=False)
@@ -147,14 +155,16 @@ class TaskApi:
             return json_response(505), None
         given = post.body.get("input")
         given = given if isinstance(given, Mapping) else {}
-        if (text := model.check(given, self.strict)) is not None:
-            return json_response(500, text), None
+        problem = self._check(model, post.body, given, origin)
+        if isinstance(problem, Refusal):
+            return json_response(problem.code, problem.text), None
         price = self.prices.get(model.name, model.price)
         if callable(price):
             price = price(given)
         if self.account.credits(post.at) < price:
             return json_response(402), None
         task = self._new_task(model, given, post, price=price, origin=origin, epoch=epoch, numeric=numeric)
+        task.failure = problem or task.failure
         self.tasks[task.task_id] = task
         self.account.charge(task)
         return responses.created(int(task.task_id) if numeric else task.task_id), task
@@ -176,6 +186,21 @@ class TaskApi:
     def credit(self, now: float, *, key: str | None) -> FakeResponse:
         """Return the credits of the account."""
         return json_response(401) if key is None else json_response(200, data=self.account.credits(now))
+
+    def _check(
+        self, model: FakeModel, body: Mapping[str, JSON], given: Mapping[str, JSON], origin: str
+    ) -> Refusal | TaskFailure | None:
+        """Return the refusal of a request, the failure that its input causes later, or None."""
+        if model.facts is None:
+            return None
+        if self.strict and not all(body.get(name) for name in model.facts.get("also_required_in_body", ())):
+            return Refusal(500, responses.REQUIRED)
+        return check_input(
+            model.facts,
+            given,
+            strict=self.strict,
+            find_file=lambda url: self.find_file(url) if url.startswith(origin + UPLOADS) else None,
+        )
 
     def _rate_limited(self) -> FakeResponse:
         return json_response(429, with_data=self._forms.random() < 0.5)  # noqa: PLR2004 (both forms were recorded)
@@ -209,7 +234,7 @@ class TaskApi:
             new_members=self.new_members,
         )
         used = (text for text in _texts(task.input) if text.startswith(origin + UPLOADS))
-        if not all(map(self.is_stored, used)):
+        if not all(map(self.find_file, used)):
             task.failure = TaskFailure("422", responses.UNAVAILABLE_MEDIA)
         return task
 

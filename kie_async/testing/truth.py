@@ -92,7 +92,7 @@ class LoggedQuery(LoggedRequest):
     Another query of the API.
 
     Attributes:
-        place: ``"credit"`` or ``"download_url"``.
+        place: ``"credit"``, ``"download_url"`` or ``"models"``.
     """
 
     place: str = ""
@@ -175,7 +175,7 @@ class Truth:
 
         polls: Every query of recordInfo.
 
-        queries: Every query of the credits or for a download URL.
+        queries: Every query of the credits, for a download URL, or about the models.
 
         uploads: Every upload.
 

@@ -95,7 +95,10 @@ async def test_text_result_is_printed(fake_kie: FakeKie) -> None:
     )
     streams = CapturedSession(fake_kie)
     await run_generate(
-        streams.session, GenerateOptions(request=MarketRequest(model="wan/2-5-image-to-video", input={}), name="text")
+        streams.session,
+        GenerateOptions(
+            request=MarketRequest(model="grok-imagine/text-to-video", input={"prompt": "A cat"}), name="text"
+        ),
     )
 
     assert {"resultObject": {"text": "A cat"}} == json.loads(streams.out)
@@ -329,7 +332,9 @@ def test_unknown_or_unparsable_options_are_refused(options: list[str]) -> None:
 
 def test_model_input_is_read_from_a_file(tmp_path: Path) -> None:
     given = tmp_path / "input.json"
-    given.write_text('{"prompt": "A dog", "image_url": "https://example.com/dog.png", "duration": "5"}')
+    given.write_text(
+        '{"prompt": "A dog", "image_url": "https://example.com/dog.png", "duration": "5", "resolution": "720p"}'
+    )
     out = tmp_path / "dog.mp4"
     result = run_cli("generate", "--fake", "--model", "wan/2-5-image-to-video", "--input", f"@{given}", "-o", str(out))
 

@@ -15,7 +15,7 @@ import pytest
 from kie_async import Done, Failed, KieClient, Problem, UploadError, Wan22TurboImageToVideo
 from kie_async._keys import ContentKey, DefaultKeys
 from kie_async._keys import fingerprint as make_fingerprint
-from kie_async.requests.images import ImageSource, LocalImage
+from kie_async.requests.media import LocalFile, MediaSource
 from kie_async.testing import FakeKie, Truth
 from tests.client.tables import client_and_fake_unchecked, run_map
 from tests.helpers import KEY, make_request
@@ -23,7 +23,7 @@ from tests.requests.samples import PNG, png_of
 
 
 @attrs.frozen
-class WatchedImage(ImageSource):
+class WatchedImage(MediaSource):
     """An image that calls a function before each read: the first checks it, the second hashes, the third uploads it."""
 
     before_read: Callable[[], object] = attrs.field(default=lambda: None, eq=False)
@@ -32,13 +32,13 @@ class WatchedImage(ImageSource):
         self.before_read()
         return super().problems(field)
 
-    def load(self) -> LocalImage:
+    def load(self) -> LocalFile:
         self.before_read()
         return super().load()
 
 
 def make_row(file: Path, before_read: Callable[[], object] = lambda: None) -> Wan22TurboImageToVideo:
-    return make_request(image=WatchedImage(file, before_read))
+    return make_request(image=WatchedImage(file, before_read=before_read))
 
 
 def replace(file: Path) -> None:

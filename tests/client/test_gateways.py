@@ -36,7 +36,7 @@ from kie_async import (
 )
 from kie_async._core.lifecycle import Intent
 from kie_async._io.journals.memory import MemoryJournal
-from kie_async.requests.images import ImageSource
+from kie_async.requests.media import MediaSource
 from kie_async.states import JobState
 from kie_async.testing import FakeKie, Fault
 from tests.client.backend import client_with_callbacks
@@ -129,11 +129,12 @@ class Song:
 
     def check(self) -> None: ...
 
-    def images(self) -> Mapping[str, ImageSource]:
-        return {"image_url": ImageSource(PNG + b"%d" % self.number)}
+    def files(self) -> Mapping[str, MediaSource]:
+        return {"image_url": MediaSource(PNG + b"%d" % self.number)}
 
     def input(self, uploaded: Mapping[str, str]) -> dict[str, JSON]:
-        return {"prompt": f"{PROMPT}, take {self.number}", **uploaded}
+        required: dict[str, JSON] = {"custom_mode": False, "instrumental": False, "model": "V6"}
+        return {"prompt": f"{PROMPT}, take {self.number}", **required, **uploaded}
 
 
 @asynccontextmanager

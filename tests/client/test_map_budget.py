@@ -59,12 +59,12 @@ async def test_credits_of_a_failed_task_are_reused() -> None:
 
 
 async def test_reported_cost_replaces_the_estimate() -> None:
-    """The list says 80 and the service takes 30: the rest of each reservation is free again, and 80 are reserved."""
+    """The list says 80 and the service takes 30: the rest of each reservation is free again, and 30 are reserved."""
     async with client_and_fake(duration=30.0, prices={make_request().model: 30.0}) as setup:
         found = await run_map(setup, make_rows(50), budget=Budget(credits=1000))
 
-        assert {"Done": 31, "Skipped": 19} == count_types(found)
-        assert 930.0 == setup.truth.spent(anyio.current_time())
+        assert {"Done": 33, "Skipped": 17} == count_types(found)
+        assert 990.0 == setup.truth.spent(anyio.current_time())
 
 
 async def test_given_price_overrides_all_others() -> None:
@@ -106,7 +106,7 @@ async def test_running_jobs_count_before_their_end(running: range) -> None:
     async with client_and_fake(duration=100.0) as setup:
         for number in running:
             await setup.kie.submit(make_request(number), key=f"shot-{number}")
-        async with setup.kie.map(make_rows(50), budget=Budget(credits=1000)) as run:
+        async with setup.kie.map(make_rows(50), budget=Budget(credits=1000, price=80)) as run:
             await anyio.sleep(50.0)
             assert 12 == len(setup.tasks)
             found = [outcome async for outcome in run]
@@ -128,7 +128,7 @@ async def test_resend_needs_its_own_reservation() -> None:
     """The whole budget is reserved for twelve rows when the first one gets an ambiguous error: it may be paid."""
     faults = [Fault("create", "code", code=500, after=True, when=lambda call: "take 0" in str(call.body))]
     async with client_and_fake(duration=30.0, faults=faults) as setup:
-        async with setup.kie.map(make_rows(50), budget=Budget(credits=1000)) as run:
+        async with setup.kie.map(make_rows(50), budget=Budget(credits=1000, price=80)) as run:
             found = [outcome async for outcome in run]
 
         assert {"Done": 11, "Failed": 1, "Skipped": 38} == count_types(found)
@@ -205,16 +205,18 @@ def test_invalid_budget_is_refused(wrong: Any) -> None:
 # -- prices -----------------------------------------------------------------------------------------------------------
 
 
-async def test_estimate_is_no_lower_than_the_list() -> None:
+async def test_estimate_is_the_list_price_until_such_a_task_was_charged() -> None:
     small = make_request(1, resolution="480p")
     async with client_and_fake(duration=10.0, prices={make_request().model: 37.5}) as setup:
         listed = await setup.kie.estimate(make_request())
         assert listed is not None
         assert (80.0, "listed", True) == (listed.credits, listed.basis, "2026" in listed.source)
         await setup.kie.generate(small)
+        assert listed == await setup.kie.estimate(make_request())
         await run_map(setup, make_rows(6)[5:])
 
-        assert listed == await setup.kie.estimate(make_request())
+        seen = await setup.kie.estimate(make_request())
+        assert (37.5, "seen") == (seen.credits, seen.basis)
         unknown = await setup.kie.estimate(MarketRequest(model="another", input={}))
         assert Estimate(credits=None, basis="unknown", source="no task of this model in the journal") == unknown
 

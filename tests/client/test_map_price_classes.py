@@ -58,14 +58,14 @@ def _grok(given: Input) -> float:
     return float(4.0 + 26.0 * given.get("enable_pro", False) + 2.4 * given.get("extend_times", 0))
 
 
-#: Five models with the fields that change their prices, as the service's list of 2026-10-01 has them (some enlarged).
+#: Five models with the fields that change their prices. The price list has none of them.
 MODELS: dict[str, tuple[Callable[[Input], float], dict[str, list[Any]]]] = {
-    "veo-3-1": (_veo, {"model": ["veo3_lite", "veo3_fast", "veo3"], "resolution": ["720p", "1080p", "4k"]}),
-    "bytedance/seedance-2": (
+    "acme/veo-3-1": (_veo, {"model": ["veo3_lite", "veo3_fast", "veo3"], "resolution": ["720p", "1080p", "4k"]}),
+    "acme/bytedance/seedance-2": (
         _seedance,
         {"resolution": ["480p", "720p"], "duration": [4, 8], "reference_video_urls": [None, [CLIP]]},
     ),
-    "kling-3.0/video": (
+    "acme/kling-3.0/video": (
         _kling,
         {
             "mode": ["std", "pro"],
@@ -76,11 +76,11 @@ MODELS: dict[str, tuple[Callable[[Input], float], dict[str, list[Any]]]] = {
             ],
         },
     ),
-    "pixverse-v6/text-to-video": (
+    "acme/pixverse-v6/text-to-video": (
         _pixverse,
         {"quality": ["360p", "1080p"], "duration": [5, 8], "generate_audio_switch": [False, True]},
     ),
-    "grok-imagine/extend": (_grok, {"enable_pro": [False, True], "extend_times": [None, 6, 10]}),
+    "acme/grok-imagine/extend": (_grok, {"enable_pro": [False, True], "extend_times": [None, 6, 10]}),
 }
 
 
@@ -139,8 +139,8 @@ async def test_a_charge_of_30_does_not_price_the_other_classes() -> None:
     given = {"prompt": "x", "model": "veo3_lite"}
     rows = [("a", given), *((str(number), {**given, "model": "veo3"}) for number in range(20))]
     async with client_and_fake_unchecked(**fake_options(0)) as setup:
-        await setup.kie.generate(MarketRequest(model="veo-3-1", input=given))
-        table = [(key, MarketRequest(model="veo-3-1", input=given)) for key, given in rows]
+        await setup.kie.generate(MarketRequest(model="acme/veo-3-1", input=given))
+        table = [(key, MarketRequest(model="acme/veo-3-1", input=given)) for key, given in rows]
         found = await run_map(setup, table, budget=Budget(credits=100))
 
         assert 30.0 + 30.0 + 250.0 == setup.truth.spent(anyio.current_time())
@@ -149,10 +149,10 @@ async def test_a_charge_of_30_does_not_price_the_other_classes() -> None:
 
 async def test_known_class_is_sent_at_full_rate() -> None:
     """A dearer class of the same model does not count for it."""
-    rows = [make_row(Random(number), number, "grok-imagine/extend") for number in range(30)]
+    rows = [make_row(Random(number), number, "acme/grok-imagine/extend") for number in range(30)]
     cheap = [(key, MarketRequest(model=r.model, input={"prompt": key})) for key, r in rows]
     async with client_and_fake_unchecked(**fake_options(0, duration=600.0)) as setup:
-        dear = MarketRequest(model="grok-imagine/extend", input={"prompt": "y", "enable_pro": True})
+        dear = MarketRequest(model="acme/grok-imagine/extend", input={"prompt": "y", "enable_pro": True})
         await setup.kie.generate(dear)
         await setup.kie.generate(cheap[0][1])
         async with setup.kie.map(cheap, budget=Budget(credits=84)) as run:
@@ -188,7 +188,7 @@ async def test_shuffled_restarts_try_each_class_once(tmp_path: Path, seed: int) 
     ids=["in doubt", "ambiguous", "ambiguous, not repeated"],
 )
 async def test_unknown_cost_of_a_lost_create_ends_its_class(fault: Fault, retry: RetryPolicy) -> None:
-    rows = [(f"{n}", MarketRequest(model="veo-3-1", input={"prompt": f"{n}"})) for n in range(5)]
+    rows = [(f"{n}", MarketRequest(model="acme/veo-3-1", input={"prompt": f"{n}"})) for n in range(5)]
     async with (
         FakeKie(**fake_options(0, faults=[fault])) as fake,
         KieClient(KEY, base_url=fake.url, retry=retry) as kie,
@@ -211,7 +211,7 @@ async def test_unsent_job_that_may_be_paid_ends_its_class(
     tmp_path: Path, returns: str, first: int, name: str | None
 ) -> None:
     """An ambiguous answer, then a refusal by the account: the rows waited for a cost that never became known."""
-    rows = [(f"{n}", MarketRequest(model="veo-3-1", input={"prompt": f"{n}"})) for n in range(3)]
+    rows = [(f"{n}", MarketRequest(model="acme/veo-3-1", input={"prompt": f"{n}"})) for n in range(3)]
     path, faults = tmp_path / "kie.db", [Fault("create", "code", code=500, nth=1), Fault("create", "code", code=402)]
     async with FakeKie(**fake_options(0, faults=faults)) as fake, KieClient(KEY, base_url=fake.url, journal=path) as a:
         with pytest.raises(InsufficientCreditsError):
@@ -229,7 +229,7 @@ async def test_unsent_job_that_may_be_paid_ends_its_class(
 
 
 async def test_unreported_cost_ends_its_class() -> None:
-    rows = [(f"{n}", MarketRequest(model="veo-3-1", input={"prompt": f"{n}"})) for n in range(5)]
+    rows = [(f"{n}", MarketRequest(model="acme/veo-3-1", input={"prompt": f"{n}"})) for n in range(5)]
     faults = [Fault("poll", "alter", data={"creditsConsumed": None})]
     async with client_and_fake_unchecked(**fake_options(0, faults=faults)) as setup:
         assert {"Done": 1, "Failed": 4} == count_types(await run_map(setup, rows, budget=Budget(credits=500)))
@@ -241,8 +241,8 @@ async def test_seen_prices_survive_restarts(tmp_path: Path, store_inputs: Any) -
     from kie_async import SqliteJournal
 
     journal = SqliteJournal(tmp_path / "kie.db", store_inputs=store_inputs)
-    request = MarketRequest(model="veo-3-1", input={"prompt": "x", "resolution": "4k"})
-    other = MarketRequest(model="veo-3-1", input={"prompt": "x"})
+    request = MarketRequest(model="acme/veo-3-1", input={"prompt": "x", "resolution": "4k"})
+    other = MarketRequest(model="acme/veo-3-1", input={"prompt": "x"})
     async with FakeKie(**fake_options(0)) as fake:
         async with KieClient(KEY, base_url=fake.url, journal=journal) as kie:
             assert (None, "unknown") == _short(await kie.estimate(request))

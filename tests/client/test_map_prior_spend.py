@@ -16,7 +16,7 @@ from kie_async.testing import FakeKie, Fault
 from tests.client.tables import client_and_fake_unchecked, count_types, drain_run, make_rows, run_map
 from tests.helpers import KEY, assert_settled, client_and_fake, make_request
 
-MODEL = "z-image"
+MODEL = "acme/z-image"
 
 
 def make_rows_without_keys(count: int) -> list[Request]:
@@ -81,7 +81,7 @@ async def test_possible_costs_count_before_new_rows() -> None:
         Fault("create", "code", code=500, after=True, nth=7),
     ]
     async with client_and_fake(duration=30.0, faults=faults) as setup:
-        await run_map(setup, make_rows(50)[40:], budget=Budget(credits=1000))
+        await run_map(setup, make_rows(50)[40:], budget=Budget(credits=1000, price=80))
         spent = setup.truth.spent(anyio.current_time())
         assert 880.0 == spent
         found = await run_map(setup, make_rows(50), budget=Budget(credits=1000))
@@ -233,7 +233,7 @@ async def test_ambiguous_attempts_of_running_jobs_count() -> None:
     async with client_and_fake(duration=100.0, faults=faults) as setup:
         await setup.kie.submit(make_request(0), key="shot-0")
         assert 2 == len(setup.tasks)
-        async with setup.kie.map(iter(make_rows(50)), budget=Budget(credits=1000)) as run:
+        async with setup.kie.map(iter(make_rows(50)), budget=Budget(credits=1000, price=80)) as run:
             await anyio.sleep(50.0)
             assert 12 == len(setup.tasks)
             assert 960.0 == run.summary().credits_held

@@ -63,7 +63,7 @@ async def test_stop_after_ends_waits_for_budget_and_source() -> None:
 
     async with client_and_fake(duration=500.0) as setup:
         started_at = anyio.current_time()
-        found = await run_map(setup, rows(), budget=Budget(credits=1000), stop_after=100.0)
+        found = await run_map(setup, rows(), budget=Budget(credits=1000, price=80), stop_after=100.0)
 
         assert {"Done": 12, "Skipped": 2} == count_types(found)
         assert {"stop_after"} == {outcome.reason for outcome in found if isinstance(outcome, Skipped)}

@@ -94,14 +94,14 @@ async def test_killed_process_reserves_nothing_for_ever(tmp_path: Path) -> None:
     async with FakeKie(duration=100.0, credits=1e6) as fake:
         path, found = tmp_path / "kie.db", list[Outcome]()
         killed = KieClient(KEY, base_url=fake.url, journal=path)
-        run = killed.map(table("a", 40), budget=Budget(credits=2000, name=NAME))
+        run = killed.map(table("a", 40), budget=Budget(credits=2000, price=80, name=NAME))
         await killed.__aenter__()
         await run.__aenter__()
         await anyio.sleep(5.0)
         await killed.aclose(drain=0.0)
         async with KieClient(KEY, base_url=fake.url, journal=path) as kie:
             assert (0.0, 1600.0, 400.0) == shape(await info_of(kie))
-            await run_in(kie, table("b", 40), Budget(credits=2000, name=NAME), found)
+            await run_in(kie, table("b", 40), Budget(credits=2000, price=80, name=NAME), found)
             assert {"Done": 5, "Skipped": 35} == count_types(found)
             assert (2000.0, 0.0, 0.0) == shape(await info_of(kie))
             for job in await kie.recover():
@@ -122,12 +122,12 @@ async def test_run_that_does_not_name_a_rows_budget_ends(
         path, found, rows = tmp_path / "kie.db", list[Outcome](), table("a", 2)
         fake.maintenance = True
         async with KieClient(KEY, base_url=fake.url, journal=path) as killed:
-            await killed.map(rows, budget=Budget(credits=160, name=NAME)).__aenter__()
+            await killed.map(rows, budget=Budget(credits=160, price=80, name=NAME)).__aenter__()
             await anyio.sleep(5.0)
             await killed.aclose(drain=0.0)
         fake.maintenance = False
         async with KieClient(KEY, base_url=fake.url, journal=path) as kie:
-            await run_in(kie, table("b", 2), Budget(credits=160, name=NAME), [])
+            await run_in(kie, table("b", 2), Budget(credits=160, price=80, name=NAME), [])
             for job in await kie.recover() if recovered else ():
                 with pytest.raises(BudgetExceededError, match=NAME):
                     await job
@@ -174,7 +174,7 @@ async def test_raising_takes_a_new_total_and_reaches_running_runs() -> None:
     async with client_and_fake(duration=30.0) as setup:
         found: list[Outcome] = []
         async with anyio.create_task_group() as group:
-            group.start_soon(run_in, setup.kie, make_rows(10), Budget(credits=160, name=NAME), found)
+            group.start_soon(run_in, setup.kie, make_rows(10), Budget(credits=160, price=80, name=NAME), found)
             await anyio.sleep(10.0)
             assert 2 == len(setup.tasks)
             info = await setup.kie.raise_budget(NAME, 400.0)
@@ -248,9 +248,9 @@ async def test_create_in_doubt_is_reserved_until_it_is_decided(decision: str) ->
 
 @pytest.mark.parametrize("memory", [True, False])
 async def test_unknown_class_has_one_task_for_all_clients(tmp_path: Path, *, memory: bool) -> None:
-    rows = [(f"{n}", MarketRequest(model="z-image", input={"prompt": f"{n}"})) for n in range(20)]
+    rows = [(f"{n}", MarketRequest(model="acme/z-image", input={"prompt": f"{n}"})) for n in range(20)]
     journal: Any = MemoryJournal() if memory else tmp_path / "kie.db"
-    async with FakeKie(duration=30.0, models=["z-image"], prices={"z-image": 70.0}, credits=1e6) as fake:
+    async with FakeKie(duration=30.0, models=["acme/z-image"], prices={"acme/z-image": 70.0}, credits=1e6) as fake:
         found: list[Outcome] = []
         async with (
             JournalClient(KEY, base_url=fake.url, journal=journal) as first,

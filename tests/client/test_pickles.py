@@ -113,6 +113,7 @@ async def open_values(**options: Any) -> AsyncIterator[tuple[Setup, dict[str, An
             *(kie_async.Budget(credits=5.0), kie_async.BudgetInfo(name="a", credits=5.0)),
             *(
                 await kie.estimate(make_request()),
+                make_request().list_price(),
                 Event(name=EventName.ENDED, task_id="t1", detail={"state": "success"}),
             ),
             *(

@@ -25,7 +25,7 @@ from kie_async import (
     UploadError,
     Wan22TurboImageToVideo,
 )
-from kie_async.requests.images import ImageSource
+from kie_async.requests.media import MediaSource
 from kie_async.testing import FakeKie
 from tests.helpers import IMAGE, KEY, client_and_fake, create_foreign_task, make_request
 from tests.requests.samples import JPEG, PNG
@@ -177,7 +177,7 @@ def paths_to(file: str) -> dict[str, Any]:
         "string": file,
         "path": Path(file),
         "path of another library": PathLike(file),
-        "source": ImageSource(Path(file)),
+        "source": MediaSource(Path(file)),
         "relative": os.path.relpath(file),
         "home": "~/cat.png",
         "network share": r"\\server\share\cat.png",
@@ -224,8 +224,8 @@ class TwoImages:
 
     model = "wan/2-2-a14b-image-to-video-turbo"
 
-    def images(self) -> Mapping[str, ImageSource]:
-        return {"first": ImageSource(PNG), "second": ImageSource(Path("/etc/passwd"))}
+    def files(self) -> Mapping[str, MediaSource]:
+        return {"first": MediaSource(PNG), "second": MediaSource(Path("/etc/passwd"))}
 
     def problems(self, *, allowed_origins: frozenset[str] = frozenset()) -> list[Problem]:
         del allowed_origins
@@ -248,7 +248,7 @@ async def test_paths_in_requests_of_the_caller_are_refused() -> None:
 async def test_urls_bytes_and_open_files_need_no_local_files() -> None:
     """Only the program can make bytes and open files; a stranger sends strings."""
     async with client_and_fake(client={"local_files": False}) as setup:
-        for number, image in enumerate((PNG, bytearray(JPEG), io.BytesIO(PNG), ImageSource(JPEG), IMAGE)):
+        for number, image in enumerate((PNG, bytearray(JPEG), io.BytesIO(PNG), MediaSource(JPEG), IMAGE)):
             await setup.kie.generate(make_request(number, image=image))
         url = await setup.kie.upload(PNG)
         await setup.kie.generate(make_request(5, image=url))

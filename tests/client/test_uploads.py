@@ -28,7 +28,7 @@ from kie_async import (
     TaskFailedError,
     UploadError,
 )
-from kie_async.requests.images import ImageSource
+from kie_async.requests.media import MediaSource
 from kie_async.testing import FakeKie, Fault
 from kie_async.testing.faults import Call
 from tests.client.tables import client_and_fake_unchecked
@@ -219,16 +219,16 @@ async def test_upload_is_reused_no_longer_than_its_answer_says() -> None:
 class ManyImages:
     """A request with any number of local images."""
 
-    given: Mapping[str, ImageSource]
+    given: Mapping[str, MediaSource]
     number: int = 0
-    model: str = "kling-3.0/video"
+    model: str = "kling/v2-1-pro"
 
     def problems(self, *, allowed_origins: frozenset[str] = frozenset()) -> list[Problem]:  # noqa: ARG002 (the Protocol's)
         return []
 
     def check(self) -> None: ...
 
-    def images(self) -> Mapping[str, ImageSource]:
+    def files(self) -> Mapping[str, MediaSource]:
         return self.given
 
     def input(self, uploaded: Mapping[str, str]) -> dict[str, JSON]:
@@ -244,7 +244,7 @@ def images_in(folder: Path, kind: str, number: int = 0) -> ManyImages:
         "a path": {"image_url": file},
         "both": {"image_url": PNG, "tail_image_url": file},
     }
-    return ManyImages({field: ImageSource(content) for field, content in given[kind].items()}, number)
+    return ManyImages({field: MediaSource(content) for field, content in given[kind].items()}, number)
 
 
 #: What holds a job back for 30 hours: arguments of the client and of the fake, and if a job has to be sent before.
@@ -394,7 +394,7 @@ async def test_upload_returns_a_url_for_any_request() -> None:
     async with client_and_fake(duration=0.0) as setup:
         url = await setup.kie.upload(PNG)
         assert url == await setup.kie.upload(PNG)
-        await setup.kie.generate(MarketRequest(model="z-image", input={"image_url": url}))
+        await setup.kie.generate(MarketRequest(model="z-image", input={"prompt": "x", "image_url": url}))
 
         assert 1 == len(setup.truth.uploads)
         assert url == setup.truth.created[0].input["image_url"]

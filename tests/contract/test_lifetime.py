@@ -126,7 +126,7 @@ async def test_urls_have_the_host_of_the_request(serve: Serve) -> None:
     async with serve(duration=0.0, host="0.0.0.0") as api:
         assert api.fake.url.startswith("http://127.0.0.1:")
         headers = {"Host": "fake.test:1234"}
-        body = {"model": "z-image", "input": {}}
+        body = {"model": "z-image", "input": {"prompt": "A cat"}}
         await api.request("POST", "/api/v1/jobs/createTask", json=body, headers=headers)
         (task,) = api.fake.truth.created
 

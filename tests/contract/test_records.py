@@ -8,10 +8,13 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.contract.inputs import inputs_of, load_models
+
 if TYPE_CHECKING:
     from tests.contract.conftest import Serve
 
 WAN = "wan/2-2-a14b-image-to-video-turbo"
+MODELS = load_models()
 
 
 async def test_record_of_a_running_task(serve: Serve) -> None:
@@ -146,8 +149,8 @@ async def test_new_task_may_be_invisible_at_first(serve: Serve) -> None:
 
 async def states_of(serve: Serve, model: str) -> set[tuple[str, ...]]:
     """Return the sequences of states of twenty tasks of *model*, polled every second."""
-    async with serve(duration=20.0, queries_per_second=1000.0) as api:
-        tasks = [await api.task(model) for _ in range(20)]
+    async with serve(duration=20.0, queries_per_second=1000.0, credits=1e6) as api:
+        tasks = [await api.task(model, **next(inputs_of(MODELS[model], full=False))) for _ in range(20)]
         seen: dict[str, list[str]] = {task_id: [] for task_id in tasks}
         for _ in range(22):
             for task_id in tasks:
@@ -206,7 +209,8 @@ async def test_durations_follow_the_distribution(serve: Serve) -> None:
 async def test_each_kind_of_model_has_its_kind_of_result(serve: Serve, model: str, kind: str) -> None:
     """Music is under ``data``, everything else under ``resultUrls``."""
     async with serve(duration=1.0) as api:
-        task_id = await api.task(model)
+        body = {"model": model, "input": next(inputs_of(MODELS[model], full=False))}
+        task_id = (await api.request("POST", "/api/v1/jobs/createTask", json=body)).json["data"]["taskId"]
         await asyncio.sleep(2)
         result = json.loads((await api.record(task_id))["resultJson"])
         url = result["data"][0]["audio_url"] if "music" in model else result["resultUrls"][0]

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kie_async._core.budget_ledger import Ledger, Reservation, possible_cost
+from kie_async._core.budget_ledger import Ledger, Price, Reservation, possible_cost
 from kie_async._core.lifecycle import Intent
 from kie_async.states import JobState
 
@@ -24,11 +24,11 @@ def row(state: JobState, *, credits: float | None = None, ambiguous: int = 0, at
 
 
 def committed(ledger: Ledger) -> float:
-    return ledger.spent + ledger.held + ledger.reserved + ledger.prior
+    return ledger.spent + ledger.held + ledger.reserved + ledger.margin + ledger.prior
 
 
 def must_reserve(ledger: Ledger, key: str, price: float) -> Reservation:
-    reservation = ledger.reserve(key, price)
+    reservation = ledger.reserve(key, Price(price))
     assert reservation is not None
     return reservation
 
@@ -39,7 +39,7 @@ def test_reservations_never_exceed_the_limit(limit: float, rows: list[tuple[floa
     ledger = Ledger(limit)
     granted: list[tuple[Reservation, float]] = []
     for number, (amount, share) in enumerate(rows):
-        if (reservation := ledger.reserve(str(number), amount)) is not None:
+        if (reservation := ledger.reserve(str(number), Price(amount))) is not None:
             granted.append((reservation, share * amount))
         elif granted:
             reservation, cost = granted.pop()
@@ -65,7 +65,7 @@ def test_known_prior_spend_keeps_the_limit_in_any_order(
     for number, (earlier, price, share) in data.draw(st.permutations(list(enumerate(rows)))):
         if earlier:
             ledger.commit_ended(str(number), price, row(S.SUCCEEDED, credits=share * price), prior=True)
-        elif ledger.reserve(str(number), price) is not None:
+        elif ledger.reserve(str(number), Price(price)) is not None:
             granted += price
         assert granted == 0.0 or granted + before <= limit + 1e-3
     assert ledger.prior == pytest.approx(0.0, abs=1e-6)
@@ -75,7 +75,7 @@ def test_known_prior_spend_keeps_the_limit_in_any_order(
 def test_no_limit_grants_everything() -> None:
     ledger = Ledger(None)
 
-    assert ledger.reserve("a", 1e9)
+    assert ledger.reserve("a", Price(1e9))
     assert ledger.may_fit_later(1e12)
 
 
@@ -85,7 +85,7 @@ def test_running_job_is_reserved_beyond_the_limit() -> None:
     assert reservation is not None
 
     assert ledger.is_reserved("a")
-    assert not ledger.reserve("b", 0.01)
+    assert not ledger.reserve("b", Price(0.01))
     assert ledger.may_fit_later(80)
     ledger.commit(reservation, row(S.SUCCEEDED, credits=160))
     assert not ledger.is_reserved("a")
@@ -181,7 +181,7 @@ def test_unsent_key_counts_when_it_is_sent(state: JobState) -> None:
 def test_rows_reduce_the_prior_spend() -> None:
     ledger = Ledger(1000)
     ledger.prior = 400.0
-    assert not ledger.reserve("new", 601)
+    assert not ledger.reserve("new", Price(601))
     assert ledger.commit_ended("done", 80, row(S.SUCCEEDED, credits=100.0), prior=True)
     assert (100.0, 300.0) == (ledger.spent, ledger.prior)
     assert ledger.reserve_running("runs", 80, prior=True)

@@ -8,9 +8,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kie_async._core.budget_ledger import Ledger, Price, PriceMemory, SeenPrices, estimate_price, listed_price
+from kie_async._core.budget_ledger import Ledger, Price, PriceMemory, SeenPrices, estimate_price
 from kie_async._core.lifecycle import Intent
 from kie_async._keys import price_class
+from kie_async.catalogue.prices import ListPrice
 from kie_async.states import JobState
 from tests.strategies import json_values
 
@@ -94,35 +95,51 @@ def test_class_of_an_invalid_input_exists() -> None:
 
 
 @pytest.mark.parametrize(
-    ("given_input", "price"),
-    [({}, 80.0), ({"resolution": "480p"}, 40.0), ({"resolution": "580p"}, 60.0), ({"resolution": "4k"}, None)],
-)
-def test_price_list_is_by_model_and_resolution(given_input: dict[str, str], price: float | None) -> None:
-    assert price == listed_price("wan/2-2-a14b-image-to-video-turbo", given_input)
-    assert None is listed_price("another", given_input)
-
-
-@pytest.mark.parametrize(
     ("seen", "listed", "credits", "basis"),
     [
         ((None, None, None), None, None, "unknown"),
         ((None, None, 90.0), None, 90.0, "unknown"),
         ((None, None, 90.0), 40.0, 40.0, "listed"),
         ((30.0, 30.0, 90.0), None, 30.0, "seen"),
-        ((30.0, 30.0, 90.0), 40.0, 40.0, "listed"),
+        ((30.0, 30.0, 90.0), 40.0, 30.0, "seen"),
         ((50.0, 50.0, 90.0), 40.0, 50.0, "seen"),
         ((30.0, 50.0, 90.0), None, 90.0, "seen"),
         ((30.0, 90.0, 90.0), 100.0, 100.0, "listed"),
         ((0.0, 0.0, 0.0), None, 0.0, "seen"),
     ],
 )
-def test_estimate_is_on_the_safe_side(
+def test_estimate_is_what_was_seen_and_else_the_list_price(
     seen: tuple[float | None, float | None, float | None], listed: float | None, credits: float | None, basis: str
 ) -> None:
-    estimate = estimate_price(SeenPrices(*seen), listed)
+    estimate = estimate_price(SeenPrices(*seen), None if listed is None else list_price(listed))
 
     assert (credits, basis) == (estimate.credits, estimate.basis)
     assert estimate.source
+    assert not estimate.upper_bound
+
+
+@pytest.mark.parametrize(
+    ("seen", "bound", "credits", "basis"),
+    [
+        ((None, None, None), 300.0, 300.0, "listed"),
+        ((None, None, 900.0), 300.0, 300.0, "listed"),
+        ((30.0, 30.0, 900.0), 300.0, 30.0, "seen"),
+        ((30.0, 60.0, 900.0), 300.0, 300.0, "listed"),
+        ((30.0, 60.0, 90.0), 300.0, 90.0, "seen"),
+        ((30.0, 600.0, 900.0), 300.0, 900.0, "seen"),
+    ],
+)
+def test_upper_bound_is_used_while_nothing_better_is_known(
+    seen: tuple[float | None, float | None, float | None], bound: float, credits: float, basis: str
+) -> None:
+    estimate = estimate_price(SeenPrices(*seen), list_price(bound, upper_bound=True))
+
+    assert (credits, basis) == (estimate.credits, estimate.basis)
+    assert estimate.upper_bound == (basis == "listed") == ("upper bound" in estimate.source)
+
+
+def list_price(credits: float, *, upper_bound: bool = False) -> ListPrice:
+    return ListPrice(credits=credits, upper_bound=upper_bound, as_of="2026-10-01")
 
 
 def charged(price_class: str, credits: float | None, state: JobState = JobState.SUCCEEDED) -> Intent:
@@ -159,7 +176,7 @@ def test_memory_of_prices_is_bounded() -> None:
 def test_unknown_class_has_one_task_until_it_is_charged() -> None:
     ledger = Ledger(100.0)
     first = Price(0.0, ("m", "a"), model_is_unseen=True)
-    reservation = ledger.reserve("1", first.credits, first.unknown)
+    reservation = ledger.reserve("1", first)
     assert reservation is not None
 
     assert {"1"} == ledger.blocking(first) == ledger.blocking(Price(0.0, ("m", "b"), model_is_unseen=True))
@@ -168,13 +185,41 @@ def test_unknown_class_has_one_task_until_it_is_charged() -> None:
     assert not ledger.reserve_again(reservation)
     ledger.commit(reservation, charged("a", 100.0))
     assert set() == ledger.blocking(first)
-    assert ledger.reserve("2", 0.0, ("m", "b")) is None
+    assert ledger.reserve("2", Price(0.0, ("m", "b"))) is None
+
+
+def test_listed_class_has_more_tasks_if_there_is_room_for_their_margins() -> None:
+    ledger, price = Ledger(100.0), Price(20.0, ("m", "a"), is_listed=True)
+    first = ledger.reserve("1", price)
+    assert first is not None
+    assert {"1"} == ledger.blocking(price)
+    assert (60.0, 20.0) == (price.margin, price.journaled)
+
+    second = ledger.reserve("2", price, price.margin)
+    assert second is not None
+    assert ledger.reserve("3", Price(0.01)) is None
+    assert ledger.may_fit_later(20.0)
+    ledger.commit(second, charged("a", 80.0))
+    assert (20.0, 80.0, 0.0) == (ledger.reserved, ledger.spent, ledger.margin)
+
+
+def test_task_with_a_listed_price_is_sent_again_if_its_price_is_left() -> None:
+    ledger = Ledger(50.0)
+    reservation = ledger.reserve("1", Price(20.0, ("m", "a"), is_listed=True))
+    assert reservation is not None
+
+    assert ledger.reserve_again(reservation)
+    assert not ledger.reserve_again(reservation)
+    assert not ledger.may_fit_later(60.0)
+    ledger.commit(reservation, None)
+    assert not ledger.may_fit_later(20.0)
+    assert ledger.may_fit_later(20.0, is_blocked=True)
 
 
 @pytest.mark.parametrize("state", [JobState.UNRESOLVED, JobState.ABANDONED, JobState.SUCCEEDED, JobState.STALLED])
 def test_unknown_charge_blocks_its_class(state: JobState) -> None:
     ledger, price = Ledger(100.0), Price(0.0, ("m", "a"))
-    reservation = ledger.reserve("1", 0.0, price.unknown)
+    reservation = ledger.reserve("1", price)
     assert reservation is not None
     ledger.commit(reservation, charged("a", None, state))
     assert {"1"} == ledger.blocking(price)
@@ -187,7 +232,7 @@ def test_unknown_charge_blocks_its_class(state: JobState) -> None:
 @pytest.mark.parametrize("state", [None, JobState.INTENT, JobState.CANCELLED, JobState.FAILED, JobState.REJECTED])
 def test_free_job_leaves_its_class_open(state: JobState | None) -> None:
     ledger, price = Ledger(100.0), Price(0.0, ("m", "a"))
-    reservation = ledger.reserve("1", 0.0, price.unknown)
+    reservation = ledger.reserve("1", price)
     assert reservation is not None
     ledger.commit(reservation, None if state is None else charged("a", None, state))
 

@@ -21,7 +21,7 @@ from kie_async import (
     TaskRecord,
     Wan22TurboImageToVideo,
 )
-from kie_async._core.budget_ledger import Ledger
+from kie_async._core.budget_ledger import Ledger, Price
 from kie_async._core.lifecycle import Intent
 from kie_async._core.run_figures import Quantiles, RunFigures
 
@@ -65,7 +65,7 @@ def test_figures_add_up() -> None:
         figures.count_create(110.0 + 10.0 * (number // 20))
     figures.credits += 80.0
     figures.replayed_credits += 80.0
-    ledger.reserve("a", 40)
+    ledger.reserve("a", Price(40))
     unclear = Intent(
         id="kj_1",
         model="m",

@@ -23,7 +23,7 @@ from kie_async._core.callback_token import find_token, make_callback_url
 from kie_async._core.callback_validation import MAX_BODY, named_ids, named_tasks, read_signature, shows_request
 from kie_async._core.candidates import confirms_answer, read_candidates
 from kie_async._core.job_errors import dump_error, failed_task_error, has_result, load_error
-from kie_async._core.lifecycle import Intent, SourceImage, dump_record, load_record
+from kie_async._core.lifecycle import Intent, SourceFile, dump_record, load_record
 from kie_async._core.poll_results import PollResult, PollVerdict, judge_poll
 from kie_async._core.verdicts import Reply, Verdict, create_error, decide
 from kie_async._core.wire import (
@@ -209,7 +209,7 @@ def journal(body: bytes) -> None:
     assert (type(again), again.message) == (type(error), error.message)
     texts = tuple(text.split("\n")[:3])
     sources = tuple(
-        SourceImage(field=name, sha256=text[:9], origin=text or None, url=text, usable_until=_NOW) for name in texts
+        SourceFile(field=name, sha256=text[:9], origin=text or None, url=text, usable_until=_NOW) for name in texts
     )
     row = Intent(
         id=_JOB,

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import attrs
 
-from kie_async._core.lifecycle import Intent, SourceImage
+from kie_async._core.lifecycle import Intent, SourceFile
 from kie_async._io.journals.sqlite import SqliteStore
 from kie_async.states import JobState
 
@@ -53,7 +53,7 @@ def make_intent(number: int = 0, **fields: Any) -> Intent:
         "created_at": 1.0,
         "updated_at": 1.0,
         "sources": (
-            SourceImage(
+            SourceFile(
                 field="image_url",
                 sha256="a" * 64,
                 origin="/home/canary/cat.png",

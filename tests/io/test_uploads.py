@@ -14,7 +14,7 @@ from kie_async import TransportError, UploadError
 from kie_async._io.files.uploads import ATTEMPTS, MAX_CONCURRENT_UPLOADS, Uploads
 from kie_async._io.http.transport import HttpResponse, Transport
 from kie_async._io.runtime import Runtime
-from kie_async.requests.images import ImageSource
+from kie_async.requests.media import MediaSource
 from tests.requests.samples import PNG, png_of
 
 if TYPE_CHECKING:
@@ -57,12 +57,12 @@ async def test_same_bytes_are_uploaded_once() -> None:
     urls: list[str] = []
 
     async def one() -> None:
-        urls.append((await putting.upload(ImageSource(PNG))).url)
+        urls.append((await putting.upload(MediaSource(PNG))).url)
 
     async with anyio.create_task_group() as group:
         for _ in range(100):
             group.start_soon(one)
-    there = await putting.upload(ImageSource(PNG))
+    there = await putting.upload(MediaSource(PNG))
 
     assert 1 == len(host.asked)
     assert {there.url} == set(urls)
@@ -77,7 +77,7 @@ async def test_cancelled_upload_is_continued_by_a_waiter() -> None:
 
     async def one(timeout: float) -> None:
         with anyio.move_on_after(timeout):
-            urls.append((await putting.upload(ImageSource(PNG))).url)
+            urls.append((await putting.upload(MediaSource(PNG))).url)
 
     async with anyio.create_task_group() as group:
         group.start_soon(one, 0.5)
@@ -93,7 +93,7 @@ async def test_uploads_are_limited() -> None:
     putting = uploads(host)
     async with anyio.create_task_group() as group:
         for number in range(20):
-            group.start_soon(putting.upload, ImageSource(png_of(100 + number)))
+            group.start_soon(putting.upload, MediaSource(png_of(100 + number)))
 
     assert (20, MAX_CONCURRENT_UPLOADS) == (len(host.asked), host.most)
 
@@ -104,7 +104,7 @@ async def test_waiters_hold_no_upload_slot() -> None:
     done: list[tuple[int, float]] = []
 
     async def one(number: int) -> None:
-        await putting.upload(ImageSource(png_of(100 + number)))
+        await putting.upload(MediaSource(png_of(100 + number)))
         done.append((number, anyio.current_time()))
 
     began = anyio.current_time()
@@ -119,21 +119,21 @@ async def test_waiters_hold_no_upload_slot() -> None:
 async def test_upload_is_forgotten_in_time() -> None:
     host = ScriptedTransport()
     putting = uploads(host)
-    first = await putting.upload(ImageSource(PNG))
+    first = await putting.upload(MediaSource(PNG))
     await anyio.sleep(20 * 3600.0 - 10.0)
-    assert first == await putting.upload(ImageSource(PNG))
+    assert first == await putting.upload(MediaSource(PNG))
     await anyio.sleep(20.0)
-    second = await putting.upload(ImageSource(PNG))
+    second = await putting.upload(MediaSource(PNG))
 
     assert first.url != second.url
     assert second.usable_until - first.usable_until >= 20 * 3600.0
-    assert second == await putting.upload(ImageSource(PNG))
+    assert second == await putting.upload(MediaSource(PNG))
 
 
 async def test_upload_is_attempted_three_times() -> None:
     host = ScriptedTransport(lambda _: TransportError("no answer"))
     with pytest.raises(UploadError, match="Nothing was paid"):
-        await uploads(host).upload(ImageSource(PNG))
+        await uploads(host).upload(MediaSource(PNG))
 
     assert 3 == len(host.asked)
     assert 3.0 <= anyio.current_time() <= 3.0 + 0.5 + 1.0 + 0.1
@@ -143,8 +143,8 @@ async def test_failed_upload_does_not_affect_the_next() -> None:
     host = ScriptedTransport(lambda number: TransportError("no answer") if number <= 3 else None)
     putting = uploads(host)
     with pytest.raises(UploadError):
-        await putting.upload(ImageSource(PNG))
-    assert "https://files.example.com/4.png" == (await putting.upload(ImageSource(PNG))).url
+        await putting.upload(MediaSource(PNG))
+    assert "https://files.example.com/4.png" == (await putting.upload(MediaSource(PNG))).url
 
 
 async def test_each_waiter_retries_a_failed_upload() -> None:
@@ -155,7 +155,7 @@ async def test_each_waiter_retries_a_failed_upload() -> None:
 
     async def one() -> None:
         try:
-            outcomes.append((await putting.upload(ImageSource(PNG))).url)
+            outcomes.append((await putting.upload(MediaSource(PNG))).url)
         except UploadError:
             outcomes.append("failed")
 
@@ -169,7 +169,7 @@ async def test_each_waiter_retries_a_failed_upload() -> None:
 async def test_upload_waits_as_long_as_retry_after_asks(status: int, asked: float | None, least: float) -> None:
     host = ScriptedTransport(lambda number: HttpResponse(status, b"busy", asked) if number < ATTEMPTS else None)
     started = anyio.current_time()
-    await uploads(host).upload(ImageSource(PNG))
+    await uploads(host).upload(MediaSource(PNG))
     waited = anyio.current_time() - started - ATTEMPTS
 
     assert ATTEMPTS == len(host.asked)

@@ -11,7 +11,7 @@ import attrs
 
 from kie_async import MarketRequest, Wan22TurboImageToVideo
 from kie_async._media import HEAD
-from kie_async.requests.images import MAX_BYTES
+from kie_async.requests.media import MAX_BYTES
 from tests.requests.samples import GIF, JPEG, PNG, WEBP, png_of
 
 if TYPE_CHECKING:

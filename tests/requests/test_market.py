@@ -28,7 +28,7 @@ def market(given_input: object) -> MarketRequest:
 
 def test_market_request_is_a_request() -> None:
     assert isinstance(market({}), Request)
-    assert market({}).images() == {}
+    assert market({}).files() == {}
 
 
 @pytest.mark.parametrize(

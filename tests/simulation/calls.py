@@ -122,7 +122,7 @@ async def _generate(world: World, call: Call) -> None:
 def _check_request(world: World, call: Call, request: Request) -> None:
     """Check that the task that a caller has learned of is one of its request."""
     task = world.fake.truth.tasks.get(call.told[-1][2]) if call.told else None
-    if task is not None and task.input.get("prompt") != request.input(dict.fromkeys(request.images(), ""))["prompt"]:
+    if task is not None and task.input.get("prompt") != request.input(dict.fromkeys(request.files(), ""))["prompt"]:
         world.violations.append(f"{call.step.call} was told of a task of another request: {task.task_id}")
 
 

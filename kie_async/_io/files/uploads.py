@@ -1,5 +1,5 @@
 """
-Uploads of local images: the same bytes once per client, a few at a time.
+Uploads of local files: the same bytes once per client, a few at a time.
 
 Uploads are free of charge, and their names differ with content and time, so a failed upload is simply repeated.
 """
@@ -27,7 +27,7 @@ from kie_async._core.wire import read_envelope, read_upload, upload_fields, writ
 from kie_async._io.http.backoff import FullJitter
 from kie_async._io.http.transport import NEXT_STEP, HttpResponse, Transport
 from kie_async._io.runtime import Runtime
-from kie_async.requests.images import ImageSource, LocalImage
+from kie_async.requests.media import LocalFile, MediaSource
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -40,6 +40,8 @@ __all__ = ["Uploaded", "Uploads"]
 MAX_BASE64 = 64 * 1024
 MAX_CONCURRENT_UPLOADS = 4
 ATTEMPTS = 3
+#: Larger files are uploaded one at a time, since each is in memory.
+LARGE = 32 * 1024 * 1024
 #: The time without progress after which an attempt ends, in seconds: until the connection takes the next part of the
 #: bytes, and then until the response is complete.
 TIMEOUT = 120.0
@@ -85,7 +87,7 @@ class _AskedWait(wait_base):
 class _WatchedImage(aiohttp.BytesIOPayload):
     """The bytes of an image in a form; ``on_progress`` is called when the connection has taken a part of them."""
 
-    def __init__(self, image: LocalImage, on_progress: Callable[[], None]) -> None:
+    def __init__(self, image: LocalFile, on_progress: Callable[[], None]) -> None:
         super().__init__(io.BytesIO(image.data), content_type=image.mime)
         self._on_progress = on_progress
 
@@ -115,20 +117,27 @@ class Uploads:
         self._runtime = runtime
         self._on_gateway_answer = on_gateway_answer
         self._limiter = anyio.CapacityLimiter(MAX_CONCURRENT_UPLOADS)
+        self._large_limiter = anyio.CapacityLimiter(1)
         self._known: OrderedDict[str, Uploaded] = OrderedDict()
         self._running: dict[str, anyio.Event] = {}
 
-    async def upload(self, source: ImageSource) -> Uploaded:
+    async def upload(self, source: MediaSource) -> Uploaded:
         """
         Upload the bytes of *source*, unless they were uploaded already.
 
         Raises:
-            InvalidRequestError: If the bytes are not a valid image.
+            InvalidRequestError: If the bytes are not a valid file of its field.
 
             UploadError: If the upload fails.
 
             AuthenticationError: If the service does not accept the API key.
         """
+        if await anyio.to_thread.run_sync(source.size) > LARGE:
+            async with self._large_limiter:
+                return await self._upload_once(source)
+        return await self._upload_once(source)
+
+    async def _upload_once(self, source: MediaSource) -> Uploaded:
         while True:
             # The limiter bounds memory, too: a file is in memory only while it holds a slot.
             async with self._limiter:
@@ -160,7 +169,7 @@ class Uploads:
             return known
         return None
 
-    async def _upload(self, image: LocalImage) -> Uploaded:
+    async def _upload(self, image: LocalFile) -> Uploaded:
         retrying: AsyncRetrying = AsyncRetrying(
             reraise=True,
             retry=retry_if_exception_type(_RetryableUploadError),
@@ -187,14 +196,14 @@ class Uploads:
             self._known.popitem(last=False)
         return uploaded
 
-    async def _attempt(self, image: LocalImage, name: str) -> tuple[str, float]:
+    async def _attempt(self, image: LocalFile, name: str) -> tuple[str, float]:
         asked_at = self._runtime.wall()
         try:
             response = await (self._post_base64 if len(image.data) <= MAX_BASE64 else self._post_form)(image, name)
         except errors.TransportError as error:
             reason = error.message.removesuffix(NEXT_STEP).rstrip()
             msg = (
-                f"An image was not uploaded: {reason} Nothing was paid: check the network, the proxy, if"
+                f"A file was not uploaded: {reason} Nothing was paid: check the network, the proxy, if"
                 " there is one, and upload_url (KIE_UPLOAD_URL), then try again."
             )
             raise _RetryableUploadError(msg) from error
@@ -214,20 +223,20 @@ class Uploads:
         reason = f": {reply.message}" if reply.message else ""
         refused = reply.code not in (None, 200, 429, 500) and response.status < HTTPStatus.INTERNAL_SERVER_ERROR
         code = reply.code or response.status
-        msg = f"The upload of an image was refused with code {code}{reason}. Nothing was paid: try again."
+        msg = f"The upload of a file was refused with code {code}{reason}. Nothing was paid: try again."
         if refused:
             raise errors.UploadError(msg)
         busy = _RetryableUploadError(msg)
         busy.retry_after = response.retry_after or 0.0
         raise busy
 
-    async def _post_base64(self, image: LocalImage, name: str) -> HttpResponse:
+    async def _post_base64(self, image: LocalFile, name: str) -> HttpResponse:
         text = f"data:{image.mime};base64,{base64.b64encode(image.data).decode()}"
         return await self._transport.request(
             "POST", "/api/file-base64-upload", data=write_base64_upload(text, name), upload=True, timeout=TIMEOUT
         )
 
-    async def _post_form(self, image: LocalImage, name: str) -> HttpResponse:
+    async def _post_form(self, image: LocalFile, name: str) -> HttpResponse:
         total = TIMEOUT + len(image.data) / SLOWEST
         with anyio.move_on_after(TIMEOUT) as silence:
 

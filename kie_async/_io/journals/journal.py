@@ -17,7 +17,7 @@ from kie_async._core.budget_ledger import SeenPrices
 from kie_async._core.callback_token import account_of, callback_secret
 from kie_async._core.durations import Kind
 from kie_async._core.job_errors import load_error
-from kie_async._core.lifecycle import UNFINISHED, Intent, SourceImage, encode_for_journal
+from kie_async._core.lifecycle import UNFINISHED, Intent, SourceFile, encode_for_journal
 from kie_async._urls import service_origin
 from kie_async.budget import BudgetInfo
 from kie_async.errors import JournalError
@@ -55,7 +55,7 @@ _KEYS = 10 * PAGE
 class Changes(TypedDict, total=False):
     """The fields of a row, other than its state, that may change."""
 
-    sources: tuple[SourceImage, ...]
+    sources: tuple[SourceFile, ...]
     input: str
     callback_url: str | None
     attempts: int

@@ -15,7 +15,7 @@ from kie_async._core.lifecycle import (
     OPEN,
     UNFINISHED,
     Intent,
-    SourceImage,
+    SourceFile,
     dump_record,
     encode_for_journal,
     load_record,
@@ -63,7 +63,7 @@ def to_row(values: Collection[object]) -> Intent:
     """Return the row of the values of ``COLUMNS``."""
     fields = dict(zip(COLUMNS, values, strict=True))
     fields["state"] = JobState(str(fields["state"]))
-    fields["sources"] = tuple(SourceImage(**source) for source in _load_list(fields["sources"]))
+    fields["sources"] = tuple(SourceFile(**source) for source in _load_list(fields["sources"]))
     for name in _LISTS:
         fields[name] = tuple(_load_list(fields[name]))
     return Intent(**fields)  # type: ignore[arg-type]  # the columns are the fields

@@ -19,7 +19,6 @@ from kie_async._core.budget_ledger import (
     Price,
     estimate_price,
     has_room,
-    listed_price,
     may_cost_more,
     possible_cost,
 )
@@ -95,16 +94,21 @@ class Prices:
         """Return the price of a request: the *fixed* one, else the estimate."""
         if fixed is not None:
             return Price(fixed)
-        estimate, priced = await self._estimate(request)
-        is_unknown = estimate.basis == "unknown"
-        return Price(estimate.credits or 0.0, (request.model, priced) if is_unknown else None, estimate.credits is None)
+        estimate, unknown = await self._estimate(request)
+        is_listed = unknown is not None and estimate.basis == "listed"
+        return Price(estimate.credits or 0.0, unknown, estimate.credits is None, is_listed)
 
-    async def _estimate(self, request: Request) -> tuple[Estimate, str]:
-        """Return the estimate and the price class of a request."""
-        given: Mapping[str, JSON] = request.input(dict.fromkeys(request.images(), _ANY_URL))
+    async def _estimate(self, request: Request) -> tuple[Estimate, tuple[str, str] | None]:
+        """Return the estimate for a request, with the model and the price class if no such task has been charged."""
+        given: Mapping[str, JSON] = request.input(dict.fromkeys(request.files(), _ANY_URL))
         priced = price_class(request.model, given)
         seen = await self._journal.seen_prices(request.model, priced)
-        return estimate_price(seen, listed_price(request.model, given)), priced
+        if seen.highest is not None and seen.lowest == seen.highest:
+            return estimate_price(seen, None), None  # the list would change nothing, and takes longer
+        from kie_async.catalogue.prices import list_price  # on first use: most runs have no budget
+
+        estimate = estimate_price(seen, list_price(request.model, given))
+        return estimate, (request.model, priced) if seen.highest is None else None
 
     async def prior_spend(
         self,
@@ -294,16 +298,25 @@ class Budgeting:
         of_class = [row for row in rows if price.model_is_unseen or row.price_class == price.unknown[1]]
         return {row.key for row in of_class if row.key is not None and row.model == price.unknown[0]}
 
-    def fits(self, shared: BudgetInfo, price: Price) -> bool:
+    def fits(self, shared: BudgetInfo, price: Price, margin: float = 0.0) -> bool:
         """Return True if the named budget has room for a create beside those that this run is about to send."""
-        return has_room(shared, price, unsent=self._unsent())
+        return has_room(shared, price, unsent=self._unsent() + self.ledger.margin + margin)
 
-    def may_fit_later(self, shared: BudgetInfo | None, price: Price) -> bool:
-        """Return True if there may be room for a create once the running tasks have ended."""
+    def may_fit_later(self, shared: BudgetInfo | None, price: Price, *, is_blocked: bool) -> bool:
+        """
+        Return True if there may be room for a create once the running tasks have ended.
+
+        Args:
+            shared: The named budget, or None.
+
+            price: The price of the create.
+
+            is_blocked: True if the cost of another task must become known first.
+        """
         if shared is None:
-            return self.ledger.may_fit_later(price.credits)
+            return self.ledger.may_fit_later(price.credits, is_blocked=is_blocked)
         unsent = self._unsent()
-        can_change = shared.running > 0.0 or unsent > 0.0
+        can_change = is_blocked or shared.running > 0.0 or unsent > 0.0
         return can_change and has_room(shared, price, unsent=unsent, if_freed=shared.running + unsent)
 
     def _unsent(self) -> float:
@@ -315,8 +328,7 @@ class Budgeting:
         if self.name is None or intent is None or intent.budget is not None or not possible_cost(intent, 1.0):
             return
         price = await self.price(request)
-        own = None if price.unknown is not None else price.credits
-        await self._journal.update_fields(intent.id, at=self._runtime.wall(), budget=self.name, price=own)
+        await self._journal.update_fields(intent.id, at=self._runtime.wall(), budget=self.name, price=price.journaled)
 
     def count_found_job(self, row: Row, found: LiveJob, price: Price) -> None:
         """Count the existing job of a row, even if the budget does not have that much left."""

@@ -107,7 +107,7 @@ class RowJobs:
 
             HeldElsewhereError: If the run is shared, and another worker has started the row and yields it.
         """
-        key, ledger, waited = row.journal_key, self.budgeting.ledger, False
+        key, ledger, waited, ignored = row.journal_key, self.budgeting.ledger, False, set[str]()
         while self.state.sends:
             price = await self.budgeting.price(row.request)
             shared = await self.budgeting.read_shared()
@@ -118,21 +118,25 @@ class RowJobs:
                 self._use_job(row, live, price)
                 self._count_retry(row)
                 return True
-            blocking = ledger.blocking(price) | uncharged
+            blocking = (ledger.blocking(price) | uncharged) - ignored
             # Another row with a reservation for the same key will soon know what the job has cost.
-            if not ledger.is_reserved(key) and not blocking and self.state.sends:
-                if shared is None or self.budgeting.fits(shared, price):
-                    row.reservation = ledger.reserve(key, price.credits, price.unknown)
+            if not ledger.is_reserved(key) and (price.is_listed or not blocking) and self.state.sends:
+                margin = price.margin if blocking else 0.0
+                if shared is None or self.budgeting.fits(shared, price, margin):
+                    row.reservation = ledger.reserve(key, price, margin)
                 if row.reservation is not None:
                     self._start(row, price)
                     self._count_retry(row)
                     return True
-                if not self.budgeting.may_fit_later(shared, price):
+                if not self.budgeting.may_fit_later(shared, price, is_blocked=bool(blocking)):
                     break
                 if shared is not None:
                     await self._resume_orphans(shared.name)
             if blocking and not await self._cost_becomes_known(blocking):
-                raise _unknown_price_error(row.request.model)
+                if not price.is_listed:
+                    raise _unknown_price_error(row.request.model)
+                ignored |= blocking  # there is the list at least
+                continue
             # Other processes do not notify this one.
             with anyio.move_on_after(_CHECK_INTERVAL if blocking or shared is not None else math.inf):
                 await self.state.wait_for_change()
@@ -176,7 +180,7 @@ class RowJobs:
                 key_of_content=isinstance(row.key, ContentKey),
                 budget=self.budgeting.name,
                 shared=self.options.share,
-                price=None if price.unknown is not None else price.credits,
+                price=price.journaled,
             ),
         )
         row.started_here, row.replayed = True, False

@@ -17,14 +17,14 @@ import attrs
 
 from kie_async import errors
 from kie_async._core.job_errors import load_error
-from kie_async._core.lifecycle import Intent, SourceImage, encode_for_journal
+from kie_async._core.lifecycle import Intent, SourceFile, encode_for_journal
 from kie_async._display import shortened, shown
 from kie_async._io.jobs.live_job import LiveJob, Submission
 from kie_async._io.jobs.transitions import require_row
-from kie_async._keys import check_key, differs, price_class
+from kie_async._keys import check_key, differs, price_class, with_values
 from kie_async._keys import fingerprint as make_fingerprint
 from kie_async.requests.base import Request, invalid_request
-from kie_async.requests.images import ImageSource
+from kie_async.requests.media import ANY_FILE, MediaSource
 from kie_async.states import JobState
 
 if TYPE_CHECKING:
@@ -159,14 +159,14 @@ class Intake:
             )
             raise errors.ConfigurationError(msg)
         self._request_types.add(type(request))
-        self.check_paths(type(request).__name__, request.images())
+        self.check_paths(type(request).__name__, request.files())
         find_problems = partial(request.problems, allowed_origins=self.allowed_origins)
         # Local images are read from disk, which must not block the loop.
-        problems = await anyio.to_thread.run_sync(find_problems) if request.images() else find_problems()
+        problems = await anyio.to_thread.run_sync(find_problems) if request.files() else find_problems()
         if problems:
             raise invalid_request(type(request).__name__, problems)
 
-    def check_paths(self, name: str, images: Mapping[str, ImageSource]) -> None:
+    def check_paths(self, name: str, images: Mapping[str, MediaSource]) -> None:
         """
         Refuse images that are given as paths, unless the client allows them; no file is read.
 
@@ -279,19 +279,19 @@ class IntentWriter:
 
     async def _upload(
         self, request: Request, expected: str | None
-    ) -> tuple[tuple[SourceImage, ...], Mapping[str, JSON], str]:
+    ) -> tuple[tuple[SourceFile, ...], Mapping[str, JSON], str]:
         """
         Upload the images of a request; return them, the input, and the fingerprint of what was uploaded.
 
         Raises:
             ImageChangedError: If the fingerprint is not the *expected* one: a file has changed since it was hashed.
         """
-        sources: list[SourceImage] = []
-        for field, image in request.images().items():
+        sources: list[SourceFile] = []
+        for field, image in request.files().items():
             uploaded = await self.uploads.upload(image)
             origin = str(image.content) if isinstance(image.content, Path) else None
             sources.append(
-                SourceImage(
+                SourceFile(
                     field=field,
                     sha256=uploaded.sha256,
                     origin=origin,
@@ -306,15 +306,15 @@ class IntentWriter:
             raise ImageChangedError
         return tuple(sources), given, fingerprint
 
-    async def _upload_again(self, job: LiveJob, source: SourceImage) -> SourceImage:
+    async def _upload_again(self, job: LiveJob, source: SourceFile) -> SourceFile:
         if source.origin is None:
-            raise await self._unsendable(job, "its image was given as bytes and uploaded too long ago")
-        image = ImageSource(Path(source.origin))
+            raise await self._unsendable(job, "its file was given as bytes and uploaded too long ago")
+        image = MediaSource(Path(source.origin), ANY_FILE)
         if await anyio.to_thread.run_sync(image.problems):
-            raise await self._unsendable(job, f"its image was uploaded too long ago, and {source.origin} is gone")
+            raise await self._unsendable(job, f"its file was uploaded too long ago, and {source.origin} is gone")
         uploaded = await self.uploads.upload(image)
         if uploaded.sha256 != source.sha256:
-            raise await self._unsendable(job, f"its image was uploaded too long ago, and {source.origin} has changed")
+            raise await self._unsendable(job, f"its file was uploaded too long ago, and {source.origin} has changed")
         return attrs.evolve(source, url=uploaded.url, usable_until=uploaded.usable_until)
 
     async def _unsendable(self, job: LiveJob, reason: str) -> errors.KieError:
@@ -403,12 +403,12 @@ class IntentWriter:
             raise await self._unsendable(job, "the journal keeps only hashes of inputs")
         given: dict[str, JSON] = json.loads(row.input)
         now = self.runtime.wall()
-        sources: list[SourceImage] = []
+        sources: list[SourceFile] = []
         for source in row.sources:
             fresh = source
             if now >= source.usable_until:
                 fresh = await self._upload_again(job, source)
-                given[source.field] = fresh.url
+                given = with_values(given, {source.field: fresh.url})
             sources.append(fresh)
         if tuple(sources) == row.sources:
             return row, given
@@ -432,7 +432,7 @@ def _funding(job: LiveJob) -> _Funding:
 
 async def _image_hashes(request: Request) -> dict[str, str]:
     """Return the hashes of the local images by field."""
-    return {field: (await anyio.to_thread.run_sync(image.load)).sha256 for field, image in request.images().items()}
+    return {field: (await anyio.to_thread.run_sync(image.load)).sha256 for field, image in request.files().items()}
 
 
 async def conflict_error(row: Intent | None, request: Request, *, key: str, job_id: str) -> errors.KeyConflictError:

@@ -17,7 +17,7 @@ from kie_async import MarketRequest, Problem, Request, Wan22TurboImageToVideo
 from kie_async._display import shown
 from kie_async._urls import looks_like_url
 from kie_async.cli.options import parse_json
-from kie_async.requests.images import ImageSource
+from kie_async.requests.media import MediaSource
 
 __all__ = ["KEY", "BuiltRequest", "Columns", "columns_for_model", "find_image"]
 
@@ -152,7 +152,7 @@ class Columns(ABC):
 
     @abstractmethod
     def build_request(
-        self, cells: Mapping[str, object], *, strings: frozenset[str], open_image: Callable[[str], Path | ImageSource]
+        self, cells: Mapping[str, object], *, strings: frozenset[str], open_image: Callable[[str], Path | MediaSource]
     ) -> BuiltRequest:
         """
         Build the request of a row, unchecked, and list the problems of cells that could not be parsed.
@@ -182,7 +182,7 @@ class _ClassColumns(Columns):
 
     def __init__(self, request_class: type[attrs.AttrsInstance]) -> None:
         super().__init__()
-        fields = attrs.fields(request_class)
+        fields = [field for field in attrs.fields(request_class) if field.name != "extra"]
         self._request_class = request_class
         self._parsers = _cell_parsers(request_class)
         # Blanks around a word or a number mean nothing; around a text they may.
@@ -193,7 +193,7 @@ class _ClassColumns(Columns):
         self.required = tuple(field.name for field in fields if field.default is attrs.NOTHING)
 
     def build_request(
-        self, cells: Mapping[str, object], *, strings: frozenset[str], open_image: Callable[[str], Path | ImageSource]
+        self, cells: Mapping[str, object], *, strings: frozenset[str], open_image: Callable[[str], Path | MediaSource]
     ) -> BuiltRequest:
         values = dict[str, object]()
         for name, cell in cells.items():
@@ -249,7 +249,7 @@ class _MarketColumns(Columns):
         self._model = model
 
     def build_request(
-        self, cells: Mapping[str, object], *, strings: frozenset[str], open_image: Callable[[str], Path | ImageSource]
+        self, cells: Mapping[str, object], *, strings: frozenset[str], open_image: Callable[[str], Path | MediaSource]
     ) -> BuiltRequest:
         del open_image
         problems, values = [], {}

@@ -33,7 +33,7 @@ from kie_async.cli.batch.manifest import EntryState, Manifest, ManifestEntry
 from kie_async.cli.batch.options import BatchOptions, shown_input
 from kie_async.cli.batch.table import PreparedRow, Table
 from kie_async.cli.exit_codes import ExitCode, exit_code_of
-from kie_async.requests.images import LocalImage
+from kie_async.requests.media import LocalFile
 
 __all__ = ["ENTRY_STATES", "RunRecord", "outcome_exit_code", "states_by_row"]
 
@@ -283,7 +283,7 @@ def outcome_exit_code(outcome: Outcome) -> ExitCode:
     return ExitCode.IN_DOUBT if isinstance(outcome, InDoubt) else ExitCode.DONE
 
 
-def _copy_input_image(folder: Path, image: LocalImage) -> str | None:
+def _copy_input_image(folder: Path, image: LocalFile) -> str | None:
     """
     Copy the picture of an image into the folder, once for each content, so that the page shows what was sent.
 
@@ -305,7 +305,7 @@ def _copy_input_image(folder: Path, image: LocalImage) -> str | None:
     return f"{INPUTS}/{image.name}"
 
 
-def _picture_alone(image: LocalImage) -> bytes | None:
+def _picture_alone(image: LocalFile) -> bytes | None:
     """Return the upright picture and its color profile, without all else that a file can hold; None if undecodable."""
     from PIL import Image, ImageOps
 

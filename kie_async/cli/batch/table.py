@@ -20,7 +20,7 @@ from kie_async._keys import MAX_KEY, DefaultKeys, fingerprint, is_retry_key
 from kie_async._urls import without_url_secrets
 from kie_async.cli.batch.columns import KEY, BuiltRequest, Columns, find_image
 from kie_async.cli.batch.rows import TableRow, read_csv, read_folder, read_jsonl, read_lines
-from kie_async.requests.images import ImageSource, LocalImage
+from kie_async.requests.media import LocalFile, MediaLimits, MediaSource
 
 __all__ = ["PreparedRow", "RowCheck", "Table", "TableProblem"]
 
@@ -82,7 +82,7 @@ class PreparedRow:
     input_hash: str
     fields: Mapping[str, JSON] = attrs.field(repr=False)
     source: str | None = None
-    image: LocalImage | None = attrs.field(default=None, repr=False)
+    image: LocalFile | None = attrs.field(default=None, repr=False)
 
 
 @attrs.define(kw_only=True)
@@ -151,7 +151,7 @@ class Table:
                     key = row.cells.get(KEY, "")
                     input_hash = ""
                     if with_keys and not found:
-                        images = {field: _hash_image(source) for field, source in request.images().items()}
+                        images = {field: _hash_image(source) for field, source in request.files().items()}
                         input_hash = fingerprint(request.model, request.input(images), images)
                         key = key or default_keys.next_key(input_hash)
                     problems += _key_problems(key, seen_keys)
@@ -201,7 +201,7 @@ class Table:
         return {name: cell for name, cell in cells.items() if name and name != KEY and (known is None or name in known)}
 
     def _build_request(
-        self, row: TableRow, cells: Mapping[str, object], open_image: Callable[[str], Path | ImageSource]
+        self, row: TableRow, cells: Mapping[str, object], open_image: Callable[[str], Path | MediaSource]
     ) -> BuiltRequest:
         """Return the request of a row, and the problems of its column names and of cells that cannot be parsed."""
         unknown = self.columns.name_problems(row.cells)
@@ -213,10 +213,10 @@ class Table:
     def _prepare(self, row: TableRow, default_keys: DefaultKeys) -> PreparedRow:
         request, _ = self._build_request(row, self._request_cells(row), partial(find_image, self._image_folder))
         try:
-            images = {field: source.load() for field, source in request.images().items()}
+            images = {field: source.load() for field, source in request.files().items()}
         except InvalidRequestError:  # the image has changed since the check: the client will refuse the request
             images = {}
-        hashes = {field: images[field].sha256 if field in images else "" for field in request.images()}
+        hashes = {field: images[field].sha256 if field in images else "" for field in request.files()}
         input_hash = fingerprint(request.model, request.input(hashes), hashes)
         key = row.cells.get(KEY)
         return PreparedRow(
@@ -326,16 +326,16 @@ def _open_at_once(path: str, flags: int) -> int:
 
 
 @attrs.frozen
-class _CheckedImage(ImageSource):
+class _CheckedFile(MediaSource):
     """An image of a table. It is read once for its check and once for its hash, however many rows have it."""
 
-    _known: dict[str, list[Problem]] = attrs.field(factory=dict, eq=False, repr=False)
+    _known: dict[tuple[str, MediaLimits], list[Problem]] = attrs.field(factory=dict, eq=False, repr=False)
     _hashes: list[str] = attrs.field(factory=list, eq=False, repr=False)
 
     def problems(self, field: str = "image") -> list[Problem]:
-        if field not in self._known:
-            self._known[field] = super().problems(field)
-        return self._known[field]
+        if (field, self.limits) not in self._known:
+            self._known[field, self.limits] = super().problems(field)
+        return self._known[field, self.limits]
 
     def sha256(self) -> str:
         if not self._hashes:
@@ -348,19 +348,19 @@ class _ImageCache:
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
-        self._images: dict[str, _CheckedImage] = {}
+        self._images: dict[str, _CheckedFile] = {}
 
-    def open(self, name: str) -> _CheckedImage:
+    def open(self, name: str) -> _CheckedFile:
         """Return the image that a cell names."""
         if (image := self._images.get(name)) is None:
             if len(self._images) >= _REMEMBERED_IMAGES:
                 del self._images[next(iter(self._images))]
-            image = self._images[name] = _CheckedImage(find_image(self._folder, name))
+            image = self._images[name] = _CheckedFile(find_image(self._folder, name))
         return image
 
 
-def _hash_image(image: ImageSource) -> str:
-    return image.sha256() if isinstance(image, _CheckedImage) else image.load().sha256
+def _hash_image(image: MediaSource) -> str:
+    return image.sha256() if isinstance(image, _CheckedFile) else image.load().sha256
 
 
 def _image_cell(cells: Mapping[str, object]) -> str | None:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import attrs
 
-from kie_async.requests.images import MAX_BYTES
+from kie_async.requests.media import MAX_BYTES
 from tests.cli.helpers import CAT
 from tests.requests.samples import GIF, png_of
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import attrs
@@ -14,6 +15,20 @@ from kie_async.cli.batch.options import BatchOptions
 from kie_async.cli.exit_codes import ExitCode
 from kie_async.testing import FakeKie, Fault
 from tests.cli.batch.helpers import make_options, read_manifest, run_to_end
+
+MODELS = (
+    "ai-music-api/generate",
+    "google/gemini-3-1-flash-tts",
+    "4o-image-api",
+    "omnihuman-1-5/subject-detection",
+)
+
+
+@pytest.fixture
+async def fake() -> AsyncIterator[FakeKie]:
+    """Run a service whose models accept every input: these tests are about results."""
+    async with FakeKie(duration=20.0, models=MODELS) as fake:
+        yield fake
 
 
 def make_table(folder: Path, model: str, *, rows: int = 1) -> BatchOptions:

@@ -275,7 +275,9 @@ ENCODED: Mapping[str, Callable[[bytes], str]] = {
 async def test_encoded_image_is_not_shown(fake: FakeKie, folder: Path, encode: Callable[[bytes], str]) -> None:
     """It would show its EXIF; the service gets it as it is."""
     text = encode(b"\xff\xd8\xff" + 200 * WORDS)
-    options = make_options(folder / "shots.jsonl", model="wan/2-5-image-to-video", price=1.0, defaults={"other": text})
+    options = make_options(
+        folder / "shots.jsonl", model="grok-imagine/text-to-video", price=1.0, defaults={"other": text}
+    )
     options.table.write_text(json.dumps({"key": "a", "images": [{"data": text}], "prompt": "It is kept"}))
     code, _ = await run_to_end(fake, options)
 

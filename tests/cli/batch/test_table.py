@@ -15,7 +15,7 @@ from kie_async._core.map_options import file_name
 from kie_async.cli.batch.columns import columns_for_model
 from kie_async.cli.batch.rows import MAX_LINE_BYTES
 from kie_async.cli.batch.table import Table
-from kie_async.requests.images import MAX_BYTES
+from kie_async.requests.media import MAX_BYTES
 from kie_async.testing import FakeKie
 from tests.cli.batch.bad_rows import BAD_ROWS, BadRow, prepare
 from tests.cli.helpers import CAT

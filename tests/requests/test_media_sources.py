@@ -16,7 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kie_async import InvalidRequestError
-from kie_async.requests.images import MAX_BYTES, ImageInput, ImageSource, LocalImage, Unusable, as_image
+from kie_async.requests.media import MAX_BYTES, LocalFile, MediaInput, MediaSource, Unusable, as_image
 from tests.requests.samples import JPEG, PNG, WEBP, png_of
 
 if TYPE_CHECKING:
@@ -25,10 +25,10 @@ if TYPE_CHECKING:
     from typing_extensions import Buffer
 
 
-def source(given: object) -> ImageSource:
+def source(given: object) -> MediaSource:
     """Return the source that *given* is converted to."""
-    image = as_image(cast("ImageInput", given))
-    assert isinstance(image, ImageSource)
+    image = as_image(cast("MediaInput", given))
+    assert isinstance(image, MediaSource)
     return image
 
 
@@ -39,7 +39,7 @@ def source(given: object) -> ImageSource:
 def test_image_is_loaded_with_type_and_hash(data: bytes, mime: str, suffix: str) -> None:
     sha256 = hashlib.sha256(data).hexdigest()
 
-    assert source(data).load() == LocalImage(data, mime, suffix, sha256)
+    assert source(data).load() == LocalFile(data, mime, suffix, sha256)
     assert source(data).load().name == sha256[:32] + suffix
 
 
@@ -67,7 +67,7 @@ def all_forms(path: Path) -> Iterator[object]:
         file.write(path.read_bytes())
         file.seek(0)
         yield file
-    yield ImageSource(path)
+    yield MediaSource(path)
 
 
 class _PathLike:
@@ -180,7 +180,7 @@ def test_failing_stream_is_a_problem() -> None:
 
 def test_urls_and_sources_are_unchanged() -> None:
     url = "https://example.com/cat.png"
-    image = ImageSource(PNG)
+    image = MediaSource(PNG)
 
     assert as_image(url) is url
     assert as_image(image) is image
@@ -196,10 +196,10 @@ def test_sources_compare_by_content(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("given_as", "shown"),
     [
-        (PNG, f"ImageSource(content={len(PNG)} bytes)"),
-        ("cat.png", "ImageSource(content='cat.png')"),
-        ("x" * 10_000_000, f"ImageSource(content='{'x' * 200}'… (10000000 characters))"),
-        (5, "ImageSource(content=5)"),
+        (PNG, f"MediaSource(content={len(PNG)} bytes)"),
+        ("cat.png", "MediaSource(content='cat.png')"),
+        ("x" * 10_000_000, f"MediaSource(content='{'x' * 200}'… (10000000 characters))"),
+        (5, "MediaSource(content=5)"),
     ],
 )
 def test_repr_is_short(given_as: object, shown: str) -> None:
@@ -207,7 +207,7 @@ def test_repr_is_short(given_as: object, shown: str) -> None:
 
 
 def test_repr_of_a_loaded_image_has_no_bytes() -> None:
-    assert f"LocalImage(data={len(PNG)} bytes, mime='image/png'" in repr(source(PNG).load())
+    assert f"LocalFile(data={len(PNG)} bytes, mime='image/png'" in repr(source(PNG).load())
 
 
 @given(
@@ -220,10 +220,10 @@ def test_repr_of_a_loaded_image_has_no_bytes() -> None:
     | st.builds(object)
 )
 def test_any_value_is_an_image_or_a_problem(given_as: object) -> None:
-    image = as_image(cast("ImageInput", given_as))
+    image = as_image(cast("MediaInput", given_as))
 
-    assert isinstance(image, (str, ImageSource))
-    if isinstance(image, ImageSource):
+    assert isinstance(image, (str, MediaSource))
+    if isinstance(image, MediaSource):
         assert image.problems()
         with pytest.raises(InvalidRequestError):
             image.load()
