@@ -16,6 +16,7 @@ from kie_async import (
     ConfigurationError,
     KieError,
     ProtocolError,
+    RetryPolicy,
     SubmitInDoubtError,
     TaskNotFoundError,
     TaskTimeoutError,
@@ -130,6 +131,14 @@ async def test_updates_of_failed_task_end_with_its_record() -> None:
 
         assert "fail" == [record.state async for record in job.updates()][-1]
         await assert_settled(setup.kie)
+
+
+async def test_updates_of_a_task_that_hangs_end_as_a_wait_does() -> None:
+    async with client_and_fake(client={"retry": RetryPolicy(max_age=600.0)}, duration=math.inf) as setup:
+        job = await setup.kie.submit(make_request())
+        with pytest.raises(TaskTimeoutError):
+            [record async for record in job.updates()]
+        assert 600.0 <= anyio.current_time() < 1000.0
 
 
 async def test_updates_show_unknown_states() -> None:
