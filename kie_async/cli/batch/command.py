@@ -13,12 +13,13 @@ from typing import Annotated
 
 import anyio
 import anyio.to_thread
+import attrs
 import typer
 
 from kie_async import ConfigurationError, InvalidRequestError, Limits, Problem
 from kie_async._display import shown
 from kie_async._urls import origin
-from kie_async.cli.batch.columns import KEY, columns_for_model
+from kie_async.cli.batch.columns import KEY, MODEL, model_problem
 from kie_async.cli.batch.confirm import RemainingWork, ask_user, confirm_run, format_count
 from kie_async.cli.batch.folder import IDENTITY, FolderIdentity, has_earlier_run
 from kie_async.cli.batch.manifest import EntryState, Manifest
@@ -57,8 +58,7 @@ async def run_batch(session: Session, options: BatchOptions) -> ExitCode:
         OSError: If there is no such table, or the results cannot be written.
     """
     _require_packages()
-    columns, origins = columns_for_model(options.model), _configured_origins(session)
-    table = Table(path=options.table, columns=columns, defaults=options.defaults, origins=origins)
+    table = _make_table(session, options)
     session.journal = options.journal
     jobs = BatchJobs(warn=session.output.warn, command=options.resume_command(), window=options.limits.window)
     signals = SignalHandler(drain=DRAIN, say=session.output.info)
@@ -82,8 +82,7 @@ async def run_batch(session: Session, options: BatchOptions) -> ExitCode:
         if table.left_out:
             session.output.warn(describe_left_out(table.left_out))
         if manifest is None:
-            manifest = stack.enter_context(await _open_manifest(options.out))
-            await anyio.to_thread.run_sync(_require_new, options.out)
+            manifest = await _open_new_manifest(stack, options.out, images=table.names_models)
         is_new = identity is None
         if identity is None:
             async with session.client(needs_key=False) as kie:
@@ -109,6 +108,19 @@ async def run_batch(session: Session, options: BatchOptions) -> ExitCode:
             return await batch_run.finish()
         finally:
             signals.cancel_forced_exit()
+
+
+def _make_table(session: Session, options: BatchOptions) -> Table:
+    for option, model in (("--model", options.model), ("--set model", options.defaults.get(MODEL))):
+        if model is not None and (problem := model_problem(model, unlisted=options.unlisted)) is not None:
+            raise _invalid_options(attrs.evolve(problem, field=option))
+    return Table(
+        path=options.table,
+        model=options.model,
+        unlisted=options.unlisted,
+        defaults=options.defaults,
+        origins=_configured_origins(session),
+    )
 
 
 def _require_packages() -> None:
@@ -172,6 +184,14 @@ def _require_new(folder: Path) -> None:
         raise ConfigurationError(msg)
 
 
+async def _open_new_manifest(stack: ExitStack, folder: Path, *, images: bool) -> Manifest:
+    if images:  # only the check of the table could tell that results may be images
+        await anyio.to_thread.run_sync(partial(has_earlier_run, folder, images=True))
+    manifest = stack.enter_context(await _open_manifest(folder))
+    await anyio.to_thread.run_sync(_require_new, folder)
+    return manifest
+
+
 async def _open_manifest(folder: Path) -> Manifest:
     def open_manifest() -> Manifest:
         try:
@@ -195,8 +215,12 @@ def batch(
     ],
     model: Annotated[
         str | None,
-        typer.Option(metavar="NAME", help="A model other than Wan 2.2 Turbo; columns are its input's names."),
+        typer.Option(metavar="NAME", help="The model of rows without a cell `model`; default: Wan 2.2 Turbo."),
     ] = None,
+    unlisted: Annotated[
+        bool,
+        typer.Option("--unlisted", help="Allow models with nearly the name of one that `kie-async models` lists."),
+    ] = False,
     prompt: Annotated[str | None, typer.Option("-p", "--prompt", metavar="TEXT", help="The default prompt.")] = None,
     defaults: Annotated[
         list[str] | None,
@@ -244,6 +268,7 @@ def batch(
             journal=select_journal(journal),
             start_over=start_over,
             model=model,
+            unlisted=unlisted,
             defaults=_parse_defaults(given),
             budget=budget,
             budget_name=budget_name,
