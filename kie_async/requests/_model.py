@@ -178,7 +178,7 @@ class ModelRequest:
         """
         problems = self.problems()
         if problems:
-            raise invalid_request(self.model, problems)
+            raise invalid_request(type(self).__name__, problems)
 
     def files(self) -> Mapping[str, MediaSource]:
         """Return the local files to upload first, by their paths in the input (``"image_urls[1]"``)."""
