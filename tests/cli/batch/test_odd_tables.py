@@ -11,8 +11,8 @@ import anyio
 import pytest
 
 from kie_async import ConfigurationError, Problem
-from kie_async.cli.batch.command import run_batch
 from kie_async.cli.batch.table import Table
+from kie_async.cli.batch.whole_run import run_batch
 from kie_async.cli.exit_codes import ExitCode
 from kie_async.testing import FakeKie
 from tests.cli.batch.helpers import make_options
