@@ -22,8 +22,9 @@ def test_package_stays_small() -> None:
     size = measure.measure_size(ROOT / "kie_async")
 
     assert size.files <= 190
-    assert size.code_lines <= 24_000
-    assert size.statements <= 21_400
+    # 700 lines are the command line of the catalogue: its list, and the texts of options and cells by field.
+    assert size.code_lines <= 24_700
+    assert size.statements <= 21_700
     assert size.longest_file <= 640
     assert size.longest_function <= 96
 

@@ -85,10 +85,22 @@ class _Relations:
         settled = [self._settle_variant(body, variant) for variant in self._variants()]
         # A variant that has all fields fits better than one whose fields have other limits.
         best, misfits, limited = min(settled, key=lambda each: (len(each[1]), len(each[2])))
+        misfits = [self._with_alternatives(body, problem) for problem in misfits]
         needed = self._needs(best)
         fields = {problem.field for problem in needed}
         others = [problem for problem in misfits + limited if problem.field not in fields]
         return best, others + self._never(best) + needed
+
+    def _with_alternatives(self, body: Mapping[str, JSON], problem: Problem) -> Problem:
+        """Add the fields of other variants that may be given in the place of one that lacks."""
+        needed = [[self._name(name) for name in _listed(variant, "required")] for variant in self._variants()]
+        given = {self._name(name) for name in body if name in self.fields}
+        instead = [
+            " and ".join(name for name in names if name not in given) for names in needed if problem.field not in names
+        ]
+        if problem.value != "nothing" or not all(instead) or not any(problem.field in names for names in needed):
+            return problem
+        return Problem(problem.field, problem.value, f"{problem.allowed}; or {listed(instead)} in its place")
 
     def _variants(self) -> Sequence[Facts]:
         """Return the variants; one that excludes nothing excludes what only the others have."""
@@ -145,16 +157,24 @@ class _Relations:
         problems = []
         for combination in cast("Sequence[Mapping[str, Sequence[JSON]]]", self.facts.get("never") or ()):
             values = {name: body.get(name, self.fields[name].get("default")) for name in combination}
-            if all(values[name] in allowed if allowed else name in body for name, allowed in combination.items()):
+            if all(values[name] in refused if refused else name in body for name, refused in combination.items()):
                 *others, last = combination
                 given = [
-                    f"{self._name(name)}={shown(values[name])}" if combination[name] else self._name(name)
+                    f"{self._name(name)}={_shown(values[name])}{'' if name in body else ', its default'}"
+                    if combination[name]
+                    else self._name(name)
                     for name in others
                 ]
-                value = shown(values[last]) if combination[last] else "a value"
-                allowed_instead = "another value" if combination[last] else "nothing"
+                value = _shown(values[last]) if combination[last] else "a value"
+                allowed = [_shown(each) for each in self._choices(last) if each not in combination[last]]
+                allowed_instead = listed(allowed) if allowed and combination[last] else "nothing"
                 problems.append(Problem(self._name(last), value, f"{allowed_instead} together with {listed(given)}"))
         return problems
+
+    def _choices(self, name: str) -> Sequence[JSON]:
+        """Return the documented values of a field that has few."""
+        about = self.fields[name]
+        return (True, False) if about["type"] == "boolean" else cast("Sequence[JSON]", about.get("enum") or ())
 
     def _needs(self, body: Mapping[str, JSON]) -> list[Problem]:
         """Return the problems of fields that are given without another field that they need."""
@@ -167,6 +187,11 @@ class _Relations:
 
     def _name(self, wire: str) -> str:
         return self.rules[wire].name
+
+
+def _shown(value: JSON) -> str:
+    """Show a value as the caller gives it: the service has some numbers as strings."""
+    return value if isinstance(value, str) and value.isdecimal() else shown(value)
 
 
 def _listed(facts: Facts, name: str) -> Sequence[str]:

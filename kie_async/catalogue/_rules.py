@@ -12,7 +12,7 @@ from kie_async._display import shown
 from kie_async._numbers import is_integer, is_number
 from kie_async._urls import check_public_url, shown_url
 from kie_async.errors import Problem
-from kie_async.requests._model import Choice, FieldRule, Flag, MediaFile, Text, listed
+from kie_async.requests._model import Choice, FieldRule, Flag, MediaFile, OpenFile, Text, listed, parsed_integer
 from kie_async.requests.market import is_mapping, json_problems, step_name
 from kie_async.requests.media import MediaLimits
 
@@ -46,6 +46,9 @@ _FORMS = {
     r"^#[0-9A-Fa-f]{6}$": "a color of the form #1A2B3C",
     r"^\d{1,3}\.\d{2}%$": "a share of the form 25.00%",
 }
+_DECIMAL = re.compile(r"[+-]?(?:[0-9]{1,30}(?:\.[0-9]{0,30})?|\.[0-9]{1,30})(?:[eE][+-]?[0-9]{1,2})?", re.ASCII)
+#: It separates the values of a list in a text.
+_SEPARATOR = "|"
 #: Lists of more problems are cut.
 _MOST_PROBLEMS = 20
 
@@ -107,6 +110,9 @@ class Whole(FieldRule):
     def written(self, path: str, value: object, uploaded: Mapping[str, str]) -> JSON:  # noqa: ARG002 (not a file)
         return str(value) if self.as_text and is_integer(value) else cast("JSON", value)
 
+    def parsed(self, text: str) -> object:
+        return parsed_integer(text)
+
 
 @attrs.frozen
 class WholeChoice(FieldRule):
@@ -134,6 +140,9 @@ class WholeChoice(FieldRule):
     def written(self, path: str, value: object, uploaded: Mapping[str, str]) -> JSON:  # noqa: ARG002 (not a file)
         return str(value) if self.as_text and is_integer(value) else cast("JSON", value)
 
+    def parsed(self, text: str) -> object:
+        return parsed_integer(text)
+
 
 @attrs.frozen
 class Real(FieldRule):
@@ -157,6 +166,9 @@ class Real(FieldRule):
         if is_number(value) and _fits(value, self.least, self.most):
             return None
         return Problem(field, shown(value), self.expected)
+
+    def parsed(self, text: str) -> object:
+        return float(text) if _DECIMAL.fullmatch(text.strip()) else text
 
 
 @attrs.frozen
@@ -225,6 +237,18 @@ class Single(FieldRule):
     def shown(self, value: object) -> str:
         return self.item.shown(value)
 
+    @property
+    def media(self) -> tuple[str, ...]:
+        return self.item.media
+
+    def parsed(self, text: str) -> object:
+        return self.item.parsed(text)
+
+    def opened(self, value: object, open_file: OpenFile) -> object:
+        # The service's own form is a list of one.
+        value = value[0] if _is_list(value) and len(value) == 1 else value
+        return self.item.opened(value, open_file)
+
 
 @attrs.frozen
 class ListOf(FieldRule):
@@ -284,6 +308,20 @@ class ListOf(FieldRule):
         first = [self.item.shown(item) for item in value[:3]]
         return f"[{', '.join([*first, *(['…'] if len(value) > len(first) else [])])}]"
 
+    @property
+    def media(self) -> tuple[str, ...]:
+        return self.item.media
+
+    @property
+    def is_list(self) -> bool:
+        return True
+
+    def parsed(self, text: str) -> object:
+        return [self.item.parsed(part) for part in text.split(_SEPARATOR)]
+
+    def opened(self, value: object, open_file: OpenFile) -> object:
+        return [self.item.opened(item, open_file) for item in value] if _is_list(value) else value
+
 
 @attrs.frozen
 class Object(FieldRule):
@@ -340,6 +378,14 @@ class Object(FieldRule):
 
     def shown(self, value: object) -> str:
         return f"<{', '.join(map(step_name, value))}>" if is_mapping(value) else shown(value)
+
+    def opened(self, value: object, open_file: OpenFile) -> object:
+        if not is_mapping(value):
+            return value
+        return {
+            name: self.fields[str(name)].opened(inner, open_file) if name in self.fields else inner
+            for name, inner in value.items()
+        }
 
 
 @attrs.frozen

@@ -18,6 +18,7 @@ from kie_async.cli.generate import generate
 from kie_async.cli.jobs import abandon, forget, ls, resolve, resubmit
 from kie_async.cli.journal import journal_app
 from kie_async.cli.listen import listen
+from kie_async.cli.models import models
 from kie_async.cli.options import ProxyOption
 from kie_async.cli.recover import recover
 from kie_async.cli.running import GlobalOptions
@@ -45,11 +46,13 @@ app: typer.Typer = typer.Typer(
 )
 
 _COMMANDS: tuple[Callable[..., None], ...] = (
-    *(demo, generate, batch, status, wait, ls, recover, resolve, resubmit, abandon, forget),
+    *(demo, models, generate, batch, status, wait, ls, recover, resolve, resubmit, abandon, forget),
     *(credits, budgets, workers, upload, listen, fake),
 )
+#: The options of a model's fields are not known before its name.
+_ANY_OPTION = {"allow_extra_args": True, "ignore_unknown_options": True}
 for _command in _COMMANDS:
-    app.command()(_command)
+    app.command(context_settings=_ANY_OPTION if _command is generate else None)(_command)
 app.add_typer(journal_app, name="journal")
 
 

@@ -5,18 +5,21 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, cast
+from typing import TYPE_CHECKING, Annotated, cast
 
 import anyio
 import anyio.to_thread
 import attrs
 import typer
 
-from kie_async import InvalidRequestError, JobState, MarketRequest, Problem, TaskTimeoutError, Wan22TurboImageToVideo
+from kie_async import InvalidRequestError, JobState, MarketRequest, Problem, TaskTimeoutError
+from kie_async._display import shown
 from kie_async.cli import options
 from kie_async.cli.exit_codes import ExitCode
 from kie_async.cli.fake import new_seed
+from kie_async.cli.model_fields import fields_of_model, nearest_model, parse_field_options
 from kie_async.cli.output import show_progress
 from kie_async.cli.running import run_with_journal
 from kie_async.cli.session import Session
@@ -142,11 +145,15 @@ def generate(
         str | None, typer.Option(metavar="RATIO", help="Documented on older API pages only; may be ignored or refused.")
     ] = None,
     model: Annotated[
-        str | None, typer.Option(metavar="NAME", help="Any other model; give --input instead of the options above.")
+        str | None, typer.Option(metavar="NAME", help="Another model; `kie-async models NAME` shows its options.")
     ] = None,
     model_input: Annotated[
         str | None,
-        typer.Option("--input", metavar="JSON", help="The model's input object, in the API's names; @FILE reads it."),
+        typer.Option(
+            "--input",
+            metavar="JSON",
+            help="The input object of any model, in the API's names, unchecked; @FILE reads it.",
+        ),
     ] = None,
     key: Annotated[
         str | None, typer.Option(metavar="TEXT", help="An idempotency key: the same key is the same job, paid once.")
@@ -165,7 +172,12 @@ def generate(
     no_journal: options.NoJournalOption = False,
     as_json: options.JsonOption = False,
 ) -> None:
-    """Turn an image into a video: upload, submit, wait, save."""
+    """
+    Turn an image into a video: upload, submit, wait, save.
+
+    With --model, the options are the fields of that model: `kie-async generate --model kling/v2-1-pro --image cat.png
+    --prompt "It purrs" --duration 10`. Files are uploaded, and a list takes several values: --images a.png b.png.
+    """
     given: Mapping[str, object] = {
         "image": image,
         "prompt": prompt,
@@ -177,13 +189,18 @@ def generate(
         "aspect_ratio": aspect_ratio,
     }
 
+    others = [option for parameter in context.command.params for option in parameter.opts]
+
     async def command(session: Session) -> ExitCode:
         request: Request
-        if model is None and model_input is None:
-            request, name = _image_to_video(given), Path(image or "").stem or "video"
+        if model_input is None:
+            request = _documented_model(model, context.args, given, others=others)
+            name = (Path(image or "").stem or "video") if model is None else request.model
         else:
             # In a thread that Ctrl-C leaves behind: the file may be a pipe that nothing is written to.
-            request = await anyio.to_thread.run_sync(_other_model, model, model_input, given, abandon_on_cancel=True)
+            request = await anyio.to_thread.run_sync(
+                partial(_other_model, model, model_input, given, context.args), abandon_on_cancel=True
+            )
             name = request.model
         if no_journal or fake:
             _refuse_options_of_journal(key, callback_url)
@@ -200,41 +217,57 @@ def generate(
     run_with_journal(context, command, as_json=as_json, journal=journal, no_journal=no_journal or fake)
 
 
-def _image_to_video(given: Mapping[str, object]) -> Wan22TurboImageToVideo:
+def _documented_model(
+    model: str | None, arguments: Sequence[str], given: Mapping[str, object], *, others: Sequence[str]
+) -> Request:
+    """Return a request for a model of the catalogue, by default Wan 2.2 Turbo; its values are not checked yet."""
+    if (fields := fields_of_model(model)) is None:
+        raise _invalid_options([_no_class_problem(model or "")])
+    values, problems = parse_field_options(fields, arguments, given, others=others)
+    found = {problem.field for problem in problems}
     missing = [
-        Problem(f"--{name}", "nothing", allowed)
-        for name, allowed in (("image", "a file or a public URL"), ("prompt", "a string of 1 to 5000 characters"))
-        if given[name] is None
+        Problem(f"--{name.replace('_', '-')}", "nothing", fields.rules[name].rule.expected)
+        for name in fields.required
+        if name not in values
     ]
-    if missing:
-        raise _invalid_options(missing)
-    # The options are passed on unchecked: check() validates them, as it does for every caller.
-    return Wan22TurboImageToVideo(**cast("dict[str, Any]", given))
+    problems = [*problems, *(problem for problem in missing if problem.field not in found)]
+    if problems:
+        raise _invalid_options(problems)
+    # The values are passed on unchecked: check() validates them, as it does for every caller.
+    return fields.build(values)
 
 
-def _other_model(model: str | None, model_input: str | None, given: Mapping[str, object]) -> MarketRequest:
+def _no_class_problem(model: str) -> Problem:
+    if (near := nearest_model(model)) is not None:
+        allowed = f"a model of `kie-async models` (did you mean {near!r}?), or any other one with --input"
+        return Problem("--model", shown(model), allowed)
+    allowed = "the model's input object as JSON, or @FILE; `kie-async models` lists the models that need none"
+    return Problem("--input", "nothing", allowed)
+
+
+def _other_model(
+    model: str | None, model_input: str, given: Mapping[str, object], arguments: Sequence[str]
+) -> MarketRequest:
     problems = [
         Problem(f"--{name.replace('_', '-')}", "a value", f"nothing together with --model: put {name} into --input")
         for name, value in given.items()
         if value is not None
     ]
+    problems += [
+        Problem(word, "an unknown option", "nothing together with --input")
+        for word in arguments
+        if word.startswith("-") or not arguments[0].startswith("-")
+    ]
     decoded: object = None
     if model is None:
         problems.append(Problem("--model", "nothing", "a model's name, since there is an --input"))
-    if model_input is None:
-        problems.append(Problem("--input", "nothing", "the model's input object as JSON, or @FILE"))
+    try:
+        decoded = options.parse_json(_read_input(Path(model_input[1:])) if model_input.startswith("@") else model_input)
+    except (OSError, ValueError) as error:
+        problems.append(Problem("--input", f"an unreadable value ({error})", "a JSON object, or @FILE"))
     else:
-        try:
-            decoded = options.parse_json(
-                _read_input(Path(model_input[1:])) if model_input.startswith("@") else model_input
-            )
-        except (OSError, ValueError) as error:
-            problems.append(Problem("--input", f"an unreadable value ({error})", "a JSON object, or @FILE"))
-        else:
-            if not isinstance(decoded, dict):
-                problems.append(
-                    Problem("--input", f"a {type(decoded).__name__}", 'a JSON object, such as {"prompt": "…"}')
-                )
+        if not isinstance(decoded, dict):
+            problems.append(Problem("--input", f"a {type(decoded).__name__}", 'a JSON object, such as {"prompt": "…"}'))
     if problems or model is None:
         raise _invalid_options(problems)
     return MarketRequest(model=model, input=cast("dict[str, JSON]", decoded))

@@ -6,14 +6,14 @@ import re
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from functools import cache
-from typing import TYPE_CHECKING, ClassVar, Self, cast
+from typing import TYPE_CHECKING, ClassVar, Self, TypeAlias, cast
 
 import attrs
 
 from kie_async._display import shortened, shown, shown_length
 from kie_async._keys import is_encodable
 from kie_async._numbers import is_integer
-from kie_async._urls import check_public_url, shown_url
+from kie_async._urls import check_public_url, looks_like_url, shown_url
 from kie_async.errors import Problem
 from kie_async.records import JSON
 from kie_async.requests.base import invalid_request
@@ -21,12 +21,28 @@ from kie_async.requests.market import copied_input, is_mapping, json_problems, s
 from kie_async.requests.media import IMAGES, MediaLimits, MediaSource, as_media, listed
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable, Iterator, Sequence
+    from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+    from pathlib import Path
 
     from kie_async.catalogue.prices import ListPrice
 
-__all__ = ["Choice", "FieldRule", "Flag", "Integer", "MediaFile", "ModelRequest", "NamedRule", "Text", "listed"]
+__all__ = [
+    "Choice",
+    "FieldRule",
+    "Flag",
+    "Integer",
+    "MediaFile",
+    "ModelRequest",
+    "NamedRule",
+    "OpenFile",
+    "Text",
+    "listed",
+    "parsed_integer",
+]
 
+
+#: Finds the local file that a string names.
+OpenFile: TypeAlias = "Callable[[str], Path | MediaSource]"
 
 #: Stands for the URL of a file that is not uploaded yet: the price does not depend on it.
 _ANY_URL = "https://file.invalid"
@@ -34,6 +50,20 @@ _ANY_URL = "https://file.invalid"
 _WORD, _ADDRESS = re.compile(r"[\w.:/+-]{1,100}", re.ASCII), re.compile(r"[a-z]+://[\x21-\x7e]{1,500}")
 #: The number of characters of an unknown option that are compared with the known ones.
 _LONGEST_NAME = 60
+#: An integer; pandas writes 7.0 for 7 in a column with missing cells.
+_INTEGER = re.compile(r"([+-]?[0-9]{1,30})(?:\.0*)?", re.ASCII)
+_BOOLEANS = {"true": True, "yes": True, "1": True, "1.0": True, "false": False, "no": False, "0": False, "0.0": False}
+
+
+def parsed_integer(text: str) -> object:
+    """
+    Return the integer that a text stands for, or the text without blanks around it.
+
+    >>> parsed_integer(" 7.0"), parsed_integer("7.5")
+    (7, '7.5')
+    """
+    found = _INTEGER.fullmatch(text := text.strip())
+    return text if found is None else int(found[1])
 
 
 def _copied_extra(given: Mapping[str, JSON]) -> Mapping[str, JSON]:
@@ -148,7 +178,7 @@ class ModelRequest:
         """
         problems = self.problems()
         if problems:
-            raise invalid_request(self.model, problems)
+            raise invalid_request(type(self).__name__, problems)
 
     def files(self) -> Mapping[str, MediaSource]:
         """Return the local files to upload first, by their paths in the input (``"image_urls[1]"``)."""
@@ -252,6 +282,45 @@ class FieldRule(ABC):
         """Return the value for a ``repr``: short, and without private content."""
         return shown(value)
 
+    @property
+    def media(self) -> tuple[str, ...]:
+        """The kinds of the local files that the field takes, such as ``"image"``; empty for other fields."""
+        return ()
+
+    @property
+    def is_list(self) -> bool:
+        """True if its values are lists."""
+        return False
+
+    @property
+    def is_flag(self) -> bool:
+        """True if its values are booleans."""
+        return False
+
+    def parsed(self, text: str) -> object:
+        """
+        Return the value that a text stands for, such as a cell of a table or an option of a command.
+
+        Args:
+            text: The text.
+
+        Returns:
+            The value; a text that stands for none is returned unchanged, so that ``problem()`` refuses it. The values
+            of a list are separated by ``|``.
+        """
+        return text.strip()
+
+    def opened(self, value: object, open_file: OpenFile) -> object:  # noqa: ARG002 (used by subclasses)
+        """
+        Return the value with its paths opened.
+
+        Args:
+            value: The given value.
+
+            open_file: Finds the file that a string names which is not an address.
+        """
+        return value
+
 
 @attrs.frozen
 class Text(FieldRule):
@@ -287,6 +356,9 @@ class Text(FieldRule):
     def shown(self, value: object) -> str:
         return f"<{shown_length(value)}>" if isinstance(value, str) else shown(value)
 
+    def parsed(self, text: str) -> object:
+        return text  # blanks around it may mean something
+
 
 @attrs.frozen
 class Choice(FieldRule):
@@ -313,18 +385,22 @@ class Choice(FieldRule):
         return listed(self.values)
 
     def problem(self, field: str, value: object, allowed_origins: Collection[str]) -> Problem | None:  # noqa: ARG002 (not a URL)
-        if isinstance(value, str) and value in self.values + self.older:
+        if not isinstance(value, str):
+            return Problem(field, shown(value), self.expected)
+        if value in self.values + self.older:
             if self.gone or value in self.older:
                 warn_of_old_value_once(field, value)
             return None
-        meant = [
-            known for known in self.values if isinstance(value, str) and known.lower() == value[:100].strip().lower()
-        ]
-        if self.open and isinstance(value, str) and _WORD.fullmatch(value) and not meant:
+        meant = [known for known in self.values if known.lower() == value[:100].strip().lower()]
+        if self.open and _WORD.fullmatch(value) and not meant:
             warn_of_unknown_value_once(field, value)
             return None
-        allowed = self.expected
-        return Problem(field, shown(value), f"{allowed} (it must be written {meant[0]!r})" if meant else allowed)
+        if meant:
+            return Problem(field, shown(value), f"{self.expected} (it must be written {meant[0]!r})")
+        import difflib
+
+        near = difflib.get_close_matches(value[:_LONGEST_NAME], self.values, n=1, cutoff=0.7)
+        return Problem(field, shown(value), self.expected + (f" (did you mean {near[0]!r}?)" if near else ""))
 
 
 @attrs.frozen
@@ -350,6 +426,9 @@ class Integer(FieldRule):
             return None
         return Problem(field, shown(value), self.expected)
 
+    def parsed(self, text: str) -> object:
+        return parsed_integer(text)
+
 
 @attrs.frozen
 class Flag(FieldRule):
@@ -361,6 +440,13 @@ class Flag(FieldRule):
 
     def problem(self, field: str, value: object, allowed_origins: Collection[str]) -> Problem | None:  # noqa: ARG002 (not a URL)
         return None if isinstance(value, bool) else Problem(field, shown(value), self.expected)
+
+    @property
+    def is_flag(self) -> bool:
+        return True
+
+    def parsed(self, text: str) -> object:
+        return _BOOLEANS.get(text.strip().lower(), text)
 
 
 @attrs.frozen
@@ -413,6 +499,18 @@ class MediaFile(FieldRule):
 
     def shown(self, value: object) -> str:
         return shown_url(value) if isinstance(value, str) else repr(value)
+
+    @property
+    def media(self) -> tuple[str, ...]:
+        return (self.limits or IMAGES).kinds
+
+    def parsed(self, text: str) -> object:
+        return text.strip() if looks_like_url(text.strip()) else text
+
+    def opened(self, value: object, open_file: OpenFile) -> object:
+        if not isinstance(value, str) or not value or looks_like_url(value.strip()) or _ADDRESS.fullmatch(value):
+            return value
+        return open_file(value)
 
 
 # Cached, so that a million requests with an old value log one line. The result never changes, so the cache is not

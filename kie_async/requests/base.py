@@ -66,13 +66,13 @@ def invalid_request(name: str, problems: Sequence[Problem]) -> InvalidRequestErr
     Return one error for all problems of a request.
 
     Args:
-        name: The name of the request in the message: its model's name.
+        name: The name of the request in the message: its class's name.
 
         problems: At least one problem.
 
     >>> from kie_async.errors import Problem
-    >>> print(invalid_request("wan/2-5", [Problem("seed", "-1", "0 to 9")]))
-    wan/2-5 has a problem: seed: got -1; allowed: 0 to 9. Nothing was sent: correct it and submit it again.
+    >>> print(invalid_request("Wan25TextToVideo", [Problem("seed", "-1", "0 to 9")]))
+    Wan25TextToVideo has a problem: seed: got -1; allowed: 0 to 9. Nothing was sent: correct it and submit it again.
     """
     listed = [f"{problem}." for problem in problems]
     if len(listed) > 1:

@@ -218,8 +218,8 @@ class MediaSource:
         Returns:
             At most one problem.
         """
-        content, outcome = self.content, cast("object", None)
-        if isinstance(content, Path) and MAX_BYTES < self.size() <= self.limits.max_bytes:
+        content, most, outcome = self.content, self.limits.max_bytes, cast("object", None)
+        if isinstance(content, Path) and most > MAX_BYTES and MAX_BYTES < self.size() <= most:
             outcome = _view_file(content, self._judge)
         else:
             outcome = self._open()

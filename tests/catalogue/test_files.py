@@ -12,10 +12,13 @@ import pytest
 
 from kie_async import Done, InvalidRequestError, KeyConflictError, KieClient
 from kie_async.catalogue import (
+    GrokImagineImageToVideo,
+    Hailuo23ImageToVideoPro,
     InfiniTalkFromAudio,
     Kling21Pro,
     Kling26MotionControl,
     Kling30MotionControl,
+    Kling30OmniTextToVideo,
     Kling30Video,
     KlingAIAvatarPro,
     MiniMaxH3ImageToVideo,
@@ -256,3 +259,34 @@ def test_request_of_lists_and_objects_is_a_value(folder: Path) -> None:
     elements.clear()
     one.check()
     assert one == two
+
+
+@pytest.mark.parametrize(
+    ("request_", "problems"),
+    [
+        (
+            Hailuo23ImageToVideoPro(image=URL, prompt="A cat", resolution="1080P", duration=10),
+            ["duration: got 10; allowed: 6 together with resolution='1080P'"],
+        ),
+        (
+            Kling30OmniTextToVideo(prompt="A cat", prefer_multi_shots=True),
+            ["prefer_multi_shots: got True; allowed: False together with customize_multi_shots=True, its default"],
+        ),
+        (
+            GrokImagineImageToVideo(images=(URL,), mode="spicy"),
+            ["mode: got 'spicy'; allowed: 'fun' or 'normal' together with images"],
+        ),
+        (
+            Seedance2(),
+            ["prompt: got nothing; allowed: a string of 3 to 20000 characters; or image in its place"],
+        ),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+def test_problem_between_fields_says_what_is_allowed(request_: Any, problems: list[str]) -> None:
+    """Values are those of Python, and an unset field counts with its default."""
+    with pytest.raises(InvalidRequestError) as raised:
+        request_.check()
+
+    assert [str(problem) for problem in raised.value.problems] == problems
+    assert str(raised.value).startswith(f"{type(request_).__name__} has ")

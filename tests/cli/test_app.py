@@ -16,7 +16,7 @@ from kie_async.cli.exit_codes import EXIT_CODE_MEANINGS
 from tests.cli.helpers import run_cli
 
 ROOT = Path(__file__).parents[2]
-COMMANDS = ["demo", "generate", "batch", "status", "wait", "ls", "recover", "resolve", "resubmit", "abandon"]
+COMMANDS = ["demo", "models", "generate", "batch", "status", "wait", "ls", "recover", "resolve", "resubmit", "abandon"]
 COMMANDS += ["forget", "credits", "budgets", "workers", "upload", "fake"]
 
 #: A program without one package, as if it were not installed.
@@ -106,6 +106,20 @@ def test_help_lists_commands_exit_codes_and_variables() -> None:
     assert [] == [
         name for name in ("KIE_API_KEY", "KIE_BASE_URL", "KIE_UPLOAD_URL", "KIE_JOURNAL") if name not in shown
     ]
+
+
+@pytest.mark.parametrize(
+    "arguments", [["--help"], ["models", "--help"], ["generate", "--help"], ["ls", "--no-journal"]]
+)
+def test_command_without_a_model_loads_nothing_of_the_catalogue(arguments: list[str]) -> None:
+    code = (
+        "import sys\nfrom kie_async.cli import main\n"
+        f"sys.argv = ['kie-async', *{arguments!r}]\n"
+        "try:\n    main()\nfinally:\n    print([name for name in sys.modules if 'catalogue' in name], file=sys.stderr)"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+
+    assert result.stderr.splitlines()[-1] == "[]"
 
 
 def test_no_command_prints_the_help() -> None:

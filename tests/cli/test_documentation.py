@@ -14,6 +14,7 @@ from kie_async.cli.batch.manifest import ManifestEntry
 from kie_async.cli.exit_codes import EXIT_CODE_MEANINGS
 from kie_async.cli.jobs import info_fields
 from kie_async.cli.listen import CallbackLogEntry
+from kie_async.cli.models import model_fields
 from kie_async.cli.tasks import record_fields, unsent_fields
 from kie_async.cli.wait_and_save import result_fields
 from kie_async.records import SavedFile
@@ -51,6 +52,7 @@ def test_documented_job_states() -> None:
 @pytest.mark.parametrize(
     ("command", "fields"),
     [
+        ("models", list(model_fields("kling/v2-1-pro"))),
         ("generate", list(result_fields(Generation(record=RECORD, saver=save_nothing), []))),
         ("status", list(record_fields(RECORD, job_id=None, now=0.0))),
         ("status", list(unsent_fields(INFO, now=0.0))),

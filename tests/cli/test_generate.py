@@ -25,7 +25,9 @@ from kie_async.cli.options import JournalFile
 from kie_async.cli.running import report_error
 from kie_async.cli.session import Session
 from kie_async.testing import FakeKie, Fault
+from tests.catalogue.samples import MP4, WAV
 from tests.cli.helpers import CAT, CapturedSession, CommandResult, run_cli, run_in_session, video_length_and_height
+from tests.requests.samples import png
 
 
 def make_options(target: Path | None = None) -> GenerateOptions:
@@ -421,3 +423,63 @@ def test_without_a_journal_folder_nothing_is_sent() -> None:
 
     assert (2, "") == (result.code, result.out)
     assert "Choose another file with --journal or KIE_JOURNAL, or none with --no-journal" in result.err
+
+
+@pytest.fixture
+def media(tmp_path: Path) -> Path:
+    """Return a folder with files of every kind."""
+    for name, content in {"a.png": png(1), "b.png": png(2), "c.png": png(3), "clip.mp4": MP4, "voice.wav": WAV}.items():
+        (tmp_path / name).write_bytes(content)
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("model", "options", "suffix"),
+    [
+        ("kling/v2-1-pro", "--image a.png --last-image b.png --duration 10 --cfg-scale 0.3", "mp4"),
+        ("kling/v2-1-pro", "--image_url a.png --duration=5 --negative-prompt=--blur", "mp4"),
+        ("google/nano-banana-edit", "--images a.png b.png c.png --output-format png", "png"),
+        ("google/nano-banana-edit", "--images a.png --images b.png|c.png --images https://example.com/d.png", "png"),
+        ("wan/2-2-animate-move", "--image a.png --video clip.mp4 --nsfw-checker", "mp4"),
+        ("kling/ai-avatar-pro", "--image a.png --audio voice.wav", "mp4"),
+        ("kling-2.6/text-to-video", "--no-generate-audio", "mp4"),
+        ("kling-2.6/text-to-video", "--generate-audio false", "mp4"),
+        ("bytedance/seedance-2", "--reference-images a.png b.png --reference-videos clip.mp4", "mp4"),
+        ("wan/2-2-a14b-image-to-video-turbo", "--image a.png --seed 7", "mp4"),
+    ],
+)
+def test_options_are_the_fields_of_the_model(media: Path, model: str, options: str, suffix: str) -> None:
+    words = [str(media / word) if (media / word).exists() else word for word in options.split()]
+    words = ["|".join(str(media / part) for part in word.split("|")) if "|" in word else word for word in words]
+    prompt = [] if model == "wan/2-2-animate-move" else ["--prompt", "Go on"]
+    result = run_cli("generate", "--fake", "--model", model, *words, *prompt, "-o", str(media))
+
+    assert (0, f".{suffix}\n") == (result.code, result.out[-len(suffix) - 2 :]), result.err
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ("--model kling/v2-1-prp", ["--model: got 'kling/v2-1-prp'", "(did you mean 'kling/v2-1-pro'?)"]),
+        ("--model Kling21Pro", ["(did you mean 'kling/v2-1-pro'?)"]),
+        ("--model kling/v2-1-pro --durtion 5", ["--durtion: got an option", "(did you mean '--duration'?)"]),
+        ("--model kling/v2-1-pro --image a.png --prompt x --jornal f", ["(did you mean '--journal'?)"]),
+        ("--model kling/v2-1-pro --image a.png --prompt x --seed 7", ["--seed: got an option"]),
+        ("--model kling/v2-1-pro --image a.png", ["--prompt: got nothing; allowed: a string of 1 to 5000"]),
+        ("--model kling/v2-1-pro --image a.png --prompt x --duration", ["--duration: got nothing"]),
+        ("--model kling/v2-1-pro --image a.png --prompt x --duration 7", ["duration: got 7", "5 or 10"]),
+        ("--model google/nano-banana-edit --images a.png --prompt x --output-format pn", ["(did you mean 'png'?)"]),
+        ("--model google/nano-banana-edit --images [1 --prompt x", ["--images: got an unreadable value"]),
+        ("--model kling/v2-1-pro --image a.png --prompt x --extra {", ["--extra: got an unreadable value"]),
+        ("--model kling/v2-1-pro --input {} --durtion 5", ["--durtion: got an unknown option"]),
+        ("word --model kling/v2-1-pro --image a.png --prompt x", ["argument: got 'word'"]),
+    ],
+)
+def test_bad_option_of_a_field_names_what_is_allowed(media: Path, options: str, said: list[str]) -> None:
+    words = [str(media / word) if word == "a.png" else word for word in options.split()]
+    result = run_cli("generate", "--fake", *words)
+
+    assert (2, "") == (result.code, result.out)
+    assert [] == [text for text in said if text not in result.err], result.err
+    assert "Nothing was sent." in result.err
+    assert "Traceback" not in result.err

@@ -15,7 +15,7 @@ import pytest
 
 from kie_async import Budget, Event, EventName, KieClient, KieError, Wan22TurboImageToVideo
 from kie_async.cli.account import run_budgets, run_credits, run_upload
-from kie_async.cli.batch.command import run_batch
+from kie_async.cli.batch.whole_run import run_batch
 from kie_async.cli.demo import DemoOptions, run_demo
 from kie_async.cli.generate import GenerateOptions, run_generate
 from kie_async.cli.jobs import run_abandon, run_ls, run_resolve, run_resubmit

@@ -36,7 +36,6 @@ from kie_async._core.wire import (
 )
 from kie_async._io.journals.journal import WorkerReport, load_worker
 from kie_async._io.journals.rows import COLUMNS, to_columns, to_row
-from kie_async.cli.batch.columns import columns_for_model
 from kie_async.cli.batch.folder import MANIFEST
 from kie_async.cli.batch.manifest import EntryState, Manifest, ManifestEntry
 from kie_async.cli.batch.table import Table
@@ -265,7 +264,7 @@ def _table(suffix: str) -> Callable[[bytes], None]:
         """Check a table: each problem is one printable line, and a table without problems has the rows it counted."""
         with _file(f"t{suffix}", content) as path:
             for model in (None, "any/model"):
-                table = Table(path=path, columns=columns_for_model(model))
+                table = Table(path=path, model=model)
                 problems = [str(problem) for problem in table.check(with_keys=True)]
                 assert all(problem.isprintable() for problem in problems)
                 assert table.count or problems

@@ -11,7 +11,6 @@ from kie_async._core.callback_validation import named_ids
 from kie_async._core.candidates import read_candidates
 from kie_async._core.verdicts import Verdict, decide
 from kie_async._core.wire import read_credit, read_download_url, read_envelope, read_param, read_upload
-from kie_async.cli.batch.columns import columns_for_model
 from kie_async.cli.batch.folder import MANIFEST
 from kie_async.cli.batch.manifest import Manifest
 from kie_async.cli.batch.table import Table
@@ -89,7 +88,7 @@ def test_balance_and_link_are_read(name: str) -> None:
 
 @pytest.mark.parametrize("name", TABLES)
 def test_table_has_its_rows_and_problems(name: str) -> None:
-    table = Table(path=CORPUS / name, columns=columns_for_model(None))
+    table = Table(path=CORPUS / name)
     problems = {problem.problem.field for problem in table.check()}
 
     assert TABLES[name] == (table.count, problems)

@@ -27,9 +27,9 @@ import attrs
 from anyio.streams.text import TextReceiveStream
 
 from kie_async import Limits, RetryPolicy
-from kie_async.cli.batch.command import run_batch
 from kie_async.cli.batch.folder import MANIFEST
 from kie_async.cli.batch.options import BatchOptions
+from kie_async.cli.batch.whole_run import run_batch
 from kie_async.cli.options import JournalFile
 from kie_async.cli.output import Output
 from kie_async.cli.running import report_error

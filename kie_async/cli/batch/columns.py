@@ -3,35 +3,46 @@
 from __future__ import annotations
 
 import os
-import re
 import unicodedata
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
-from typing import Any, TypeAlias, cast, get_type_hints
+from typing import Any, TypeAlias, cast
 
 import attrs
 
-from kie_async import MarketRequest, Problem, Request, Wan22TurboImageToVideo
+from kie_async import MarketRequest, Problem, Request
 from kie_async._display import shown
-from kie_async._urls import looks_like_url
+from kie_async.cli.model_fields import ModelFields, fields_of_model, near_hint, nearest_model
 from kie_async.cli.options import parse_json
 from kie_async.requests.media import MediaSource
 
-__all__ = ["KEY", "BuiltRequest", "Columns", "columns_for_model", "find_image"]
+__all__ = [
+    "JSON_SUFFIX",
+    "KEY",
+    "MODEL",
+    "BuiltRequest",
+    "Columns",
+    "_MarketColumns",
+    "columns_for_model",
+    "find_image",
+    "model_problem",
+]
 
 #: The column that holds the row key; it is not a field of the request.
 KEY = "key"
 
-#: pandas writes 7.0 for 7 in a column with missing cells.
-_INTEGER = re.compile(r"([+-]?[0-9]{1,30})(?:\.0*)?")
-_BOOLEANS = {"true": True, "yes": True, "1": True, "1.0": True, "false": False, "no": False, "0": False, "0.0": False}
+#: The column that holds the model of a row; it is not a field of the request.
+MODEL = "model"
+
 #: Longer names are no misspelled ones.
 _LONGEST_NAME = 60
 #: The maximum number of unknown names that are compared with the known ones.
 _MOST_HINTS = 1000
-_JSON_SUFFIX = ":json"
+#: The end of the names of columns whose cells are JSON.
+JSON_SUFFIX = ":json"
 
 
 #: A request, unchecked, and the problems of cells that could not be parsed.
@@ -65,40 +76,45 @@ class Columns(ABC):
     The columns that a table may have, for one model.
 
     Attributes:
-        names: The allowed names, the key column included; None where any name is allowed.
+        names: The allowed names, those of the key and the model included; None where any name is allowed.
 
-        required: The columns that a request cannot do without.
+        required: The fields that a request cannot do without.
+
+        image_column: The column that has the images of a folder.
     """
 
     names: tuple[str, ...] | None = None
     required: tuple[str, ...] = ()
+    image_column: str = "image"
 
     def __init__(self) -> None:
         #: The hints for unknown names, since each row of a table may have the same name, or another one.
         self._hints: dict[str, str] = {}
-        self._known = frozenset[str]()
+
+    def field_of(self, column: str) -> str | None:
+        """Return the field that a column holds, or None if the model has no such field."""
+        return column
+
+    def knows(self, column: str) -> bool:
+        """Return True if a table may have a column."""
+        return column in (KEY, MODEL) or self.field_of(column) is not None
 
     def name_problem(self, name: str) -> Problem | None:
         """Return the problem of a column's name, or None."""
         if not name:
             return Problem("column", "a column without a name", "a name for each column")
-        if self.names is None or name in self.names:
+        if self.names is None or self.knows(name):
             return None
         return Problem("column", shown(name), f"{', '.join(self.names)}{self._hint(name.lower(), self.names)}")
 
     def name_problems(self, names: Collection[str]) -> list[Problem]:
         """List the problems of the names of a row's columns."""
-        if "" not in names and (self.names is None or self._known.issuperset(names)):
-            return []
         return [problem for name in names if (problem := self.name_problem(name)) is not None]
 
     def _hint(self, name: str, known: Sequence[str]) -> str:
         """Return a hint at the known name that is like *name*; no hint after many unknown names, for it is slow."""
         if name not in self._hints and len(name) <= _LONGEST_NAME and len(self._hints) < _MOST_HINTS:
-            import difflib
-
-            close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
-            self._hints[name] = f" (did you mean {close[0]!r}?)" if close else ""
+            self._hints[name] = near_hint(name, known)
         return self._hints.get(name, "")
 
     def header_problems(self, given: Sequence[str], *, is_folder: bool = False) -> list[Problem]:
@@ -116,8 +132,9 @@ class Columns(ABC):
             for name, count in Counter(given).items()
             if name and count > 1
         ]
+        fields = {self.field_of(name) for name in given}
         for name in self.required:
-            if name not in given:
+            if name not in fields:
                 option = f"--{name}" if name == "prompt" else f"--set {name}=VALUE"
                 problems.append(
                     Problem(
@@ -144,10 +161,11 @@ class Columns(ABC):
         problems = request.problems(allowed_origins=origins)
         if not problems:
             return []
-        missing = [name for name in self.required if name not in cells]
+        columns = {self.field_of(column): column for column in cells}
+        missing = [name for name in self.required if name not in columns]
         return [
             *(attrs.evolve(problem, value="nothing") for problem in problems if problem.field in missing),
-            *(problem for problem in problems if problem.field not in missing),
+            *(_in_column(problem, columns) for problem in problems if problem.field not in missing),
         ]
 
     @abstractmethod
@@ -165,6 +183,24 @@ class Columns(ABC):
             open_image: Finds the image that a cell names.
         """
 
+    @abstractmethod
+    def image_cell(self, cells: Mapping[str, object], *, strings: frozenset[str]) -> str | None:
+        """
+        Return the image of a row as the table names it: a path or a URL; None if there is none.
+
+        Args:
+            cells: The cells by column name.
+
+            strings: As for ``build_request``.
+        """
+
+
+def _in_column(problem: Problem, columns: Mapping[str | None, str]) -> Problem:
+    """Return a problem under the name of the column that has the field."""
+    field = problem.field.partition("[")[0].partition(".")[0]
+    column = columns.get(field, field).removesuffix(JSON_SUFFIX)
+    return problem if column == field else attrs.evolve(problem, field=column + problem.field[len(field) :])
+
 
 def columns_for_model(model: str | None) -> Columns:
     """
@@ -173,76 +209,93 @@ def columns_for_model(model: str | None) -> Columns:
     Args:
         model: The model's name; None for Wan 2.2 Turbo.
     """
-    known = Wan22TurboImageToVideo
-    return _ClassColumns(known) if model in (None, known.MODEL) else _MarketColumns(model or "")
+    fields = fields_of_model(model)
+    return _MarketColumns(model or "") if fields is None else _ClassColumns(fields)
+
+
+def columns_for_any_model() -> Columns:
+    """Return the columns of a table whose rows name their models: any name is allowed."""
+    return _MarketColumns("")
+
+
+def model_problem(model: object, *, unlisted: bool) -> Problem | None:
+    """
+    Return the problem of a model's name, or None.
+
+    Args:
+        model: The name.
+
+        unlisted: True if a name that is like that of a documented model is allowed.
+    """
+    if not isinstance(model, str) or not model.strip():
+        return Problem(MODEL, shown(model), "the name of a model, such as kling/v2-1-pro")
+    if unlisted or fields_of_model(model) is not None or (near := nearest_model(model)) is None:
+        return None
+    allowed = f"a model of `kie-async models` (did you mean {near!r}?), or any other one with --unlisted"
+    return Problem(MODEL, shown(model), allowed)
 
 
 class _ClassColumns(Columns):
-    """The columns of a model whose request class declares the fields."""
+    """The columns of a model whose request class declares the fields: its names of them, and the service's."""
 
-    def __init__(self, request_class: type[attrs.AttrsInstance]) -> None:
+    def __init__(self, fields: ModelFields) -> None:
         super().__init__()
-        fields = [field for field in attrs.fields(request_class) if field.name != "extra"]
-        self._request_class = request_class
-        self._parsers = _cell_parsers(request_class)
-        # Blanks around a word or a number mean nothing; around a text they may.
-        hints = get_type_hints(request_class)
-        self._stripped = frozenset(field.name for field in fields if hints[field.name] is not str) - {"image"}
-        self.names = (KEY, *(field.name for field in fields))
-        self._known = frozenset(self.names)
-        self.required = tuple(field.name for field in fields if field.default is attrs.NOTHING)
+        self._fields = fields
+        self.names = (KEY, MODEL, *fields.names)
+        self.required = fields.required
+        images = [name for name, rule in fields.rules.items() if "image" in rule.rule.media]
+        self._images = sorted(images, key=lambda name: name != "image")
+        self.image_column = next(iter(self._images), "image")
+
+    def field_of(self, column: str) -> str | None:
+        return self._fields.find(column.removesuffix(JSON_SUFFIX))
 
     def build_request(
         self, cells: Mapping[str, object], *, strings: frozenset[str], open_image: Callable[[str], Path | MediaSource]
     ) -> BuiltRequest:
-        values = dict[str, object]()
-        for name, cell in cells.items():
-            if name in strings:
-                text = str(cell).strip() if name in self._stripped else cell
-                if text != "":
-                    values[name] = self._parsers[name](text) if name in self._parsers else text
-            elif isinstance(cell, float) and name in self._parsers:
-                values[name] = self._parsers[name](cell)
-            else:
-                values[name] = cell
-        image = values.get("image")
-        if isinstance(image, str) and image and not looks_like_url(image.strip()):
-            values["image"] = open_image(image)
-        elif isinstance(image, str) and "image" in strings:
-            values["image"] = image.strip()
-        missing = [name for name in self.required if name not in values]
-        request = cast("Any", self._request_class)(**dict.fromkeys(missing, ""), **values)
-        return cast("Request", request), []
+        values, problems, columns = dict[str, object](), list[Problem](), dict[str, str]()
+        for column, cell in cells.items():
+            if (name := self.field_of(column)) is None:
+                continue
+            if name in columns:
+                problems.append(Problem(column, "a value", f"nothing together with {columns[name]}, the same field"))
+                continue
+            columns[name] = column
+            try:
+                value = self._value(name, column, cell, is_text=column in strings)
+            except ValueError as error:
+                problems.append(_json_problem(column, cell, error))
+                continue
+            if value != "" or column not in strings:
+                values[name] = self._fields.open(name, value, open_image)
+        return self._fields.build(values), problems
 
+    def _value(self, name: str, column: str, cell: object, *, is_text: bool) -> object:
+        if not is_text:
+            return self._fields.convert(name, cell)
+        text = str(cell)
+        return parse_json(text) if column.endswith(JSON_SUFFIX) else self._fields.parse(name, text)
 
-def _parse_integer(cell: object) -> object:
-    """Return the cell as an integer, or unchanged, so that the field's own rule refuses it."""
-    if isinstance(cell, float):
-        return int(cell) if cell.is_integer() else cell
-    found = _INTEGER.fullmatch(cell) if isinstance(cell, str) else None
-    return cell if found is None else int(found[1])
-
-
-def _parse_boolean(cell: object) -> object:
-    """Return the cell as a boolean, or unchanged, so that the field's own rule refuses it."""
-    return _BOOLEANS.get(cell.lower(), cell) if isinstance(cell, str) else cell
-
-
-_PARSERS: Mapping[object, Callable[[object], object]] = {int: _parse_integer, bool: _parse_boolean}
-
-
-def _cell_parsers(request_class: type) -> Mapping[str, Callable[[object], object]]:
-    """Return a parser for each field whose type is not a string."""
-    return {
-        name: parser
-        for name, hint in get_type_hints(request_class).items()
-        for kind, parser in _PARSERS.items()
-        if kind in getattr(hint, "__args__", (hint,))
-    }
+    def image_cell(self, cells: Mapping[str, object], *, strings: frozenset[str]) -> str | None:
+        columns = {self.field_of(column): column for column in cells}
+        for name in self._images:
+            if (column := columns.get(name)) is None:
+                continue
+            with suppress(ValueError):
+                value = self._value(name, column, cells[column], is_text=column in strings)
+                first = value[0] if isinstance(value, (list, tuple)) and value else value
+                if isinstance(first, str) and first:
+                    return first
+        return None
 
 
 class _MarketColumns(Columns):
-    """The columns of any other model: the names of its input, which only the service can check."""
+    """
+    The columns of any other model: the names of its input, which only the service can check.
+
+    Args:
+        model: The model's name.
+    """
 
     def __init__(self, model: str) -> None:
         super().__init__()
@@ -254,10 +307,20 @@ class _MarketColumns(Columns):
         del open_image
         problems, values = [], {}
         for column, cell in cells.items():
-            is_json = column in strings and column.endswith(_JSON_SUFFIX)
+            is_json = column in strings and column.endswith(JSON_SUFFIX)
             try:
-                values[column.removesuffix(_JSON_SUFFIX)] = parse_json(str(cell)) if is_json else cell
+                values[column.removesuffix(JSON_SUFFIX)] = parse_json(str(cell)) if is_json else cell
             except ValueError as error:
-                name = column if len(column) <= _LONGEST_NAME and column.isprintable() else shown(column)
-                problems.append(Problem(name, shown(cell), f"JSON, as the end of the column's name says ({error})"))
+                problems.append(_json_problem(column, cell, error))
         return MarketRequest(model=self._model, input=cast("Any", values)), problems
+
+    def image_cell(self, cells: Mapping[str, object], *, strings: frozenset[str]) -> str | None:
+        del strings
+        texts = {name: cell for name, cell in cells.items() if isinstance(cell, str) and cell}
+        return texts.get("image") or next((cell for name, cell in texts.items() if "image" in name), None)
+
+
+def _json_problem(column: str, cell: object, error: ValueError) -> Problem:
+    name = column if len(column) <= _LONGEST_NAME and column.isprintable() else shown(column)
+    says = "as the end of the column's name says " if column.endswith(JSON_SUFFIX) else "as it begins "
+    return Problem(name, shown(cell), f"JSON, {says}({error})")

@@ -36,7 +36,9 @@ class BatchOptions:
 
         start_over: True to leave the earlier jobs of the folder alone, and to pay for all rows again.
 
-        model: The model; None for Wan 2.2 Turbo.
+        model: The model of rows that name none; None for Wan 2.2 Turbo.
+
+        unlisted: True to allow models that are like those of the catalogue, and not among them.
 
         defaults: Cells for rows that lack them, as strings.
 
@@ -64,6 +66,7 @@ class BatchOptions:
     journal: CommandJournal
     start_over: bool = False
     model: str | None = None
+    unlisted: bool = False
     defaults: Mapping[str, str] = attrs.field(factory=dict)
     budget: float | None = None
     budget_name: str | None = None
@@ -107,6 +110,7 @@ class BatchOptions:
             ("--allow-networks", ",".join(self.allow_networks) or None),
         ]
         words = ["kie-async", "batch", str(self.table), "--out", str(self.out)]
+        words += ["--unlisted"] if self.unlisted else []
         for name, value in options:
             if value is not None:
                 words += [name, f"{value:.12g}" if isinstance(value, float) else str(value)]

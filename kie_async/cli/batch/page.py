@@ -43,6 +43,8 @@ _STATE_LABELS: Mapping[str, str] = {
     EntryState.RUNNING: "Running",
     EntryState.SKIPPED: "Not sent",
 }
+#: The maximum number of models that are named above the shots.
+_MOST_MODELS = 50
 #: Durations from this number of seconds on are shown without tenths.
 _COARSE_FROM = 20.0
 _IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".avif")
@@ -115,8 +117,10 @@ def write_page(folder: Path, entries: Iterable[ManifestEntry], header: PageHeade
     urgent: list[ManifestEntry] = []
     done: list[ManifestEntry] = []
     credits, durations, created_at = 0.0, list[float](), list[float]()
+    models: Counter[str] = Counter()
     for entry in entries:
         states[entry.state] += 1
+        models[entry.model] += bool(entry.model)
         credits += entry.credits or 0.0
         if entry.seconds is not None and entry.state == EntryState.DONE:
             durations.append(entry.seconds)
@@ -141,6 +145,7 @@ def write_page(folder: Path, entries: Iterable[ManifestEntry], header: PageHeade
     page = environment.get_template("page.html").stream(
         header=header,
         entries=sorted([*urgent, *done][:MAX_CARDS], key=lambda entry: entry.line),
+        models=[(model, count) for model, count in models.most_common(_MOST_MODELS) if count],
         labels=_STATE_LABELS,
         known=known,
         whole=max(header.total, known),

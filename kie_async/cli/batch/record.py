@@ -293,9 +293,11 @@ def _copy_input_image(folder: Path, image: LocalFile) -> str | None:
         image: The image.
 
     Returns:
-        Its path, relative to the folder; None if it cannot be decoded.
+        Its path, relative to the folder; None if it cannot be decoded, or if browsers may not show it.
     """
     path = folder / INPUTS / image.name
+    if image.mime not in _FORMATS:
+        return None
     if not path.exists():
         if (data := _picture_alone(image)) is None:
             return None

@@ -251,7 +251,9 @@ def _too_many_columns(count: int) -> Problem:
     return Problem("column", f"{count} columns", f"at most {MAX_COLUMNS}")
 
 
-def read_folder(folder: Path, on_bytes: Callable[[bytes], object], left_out: list[str]) -> Iterator[TableRow]:
+def read_folder(
+    folder: Path, on_bytes: Callable[[bytes], object], left_out: list[str], *, column: str = "image"
+) -> Iterator[TableRow]:
     """
     Yield a row for each image of a folder, sorted by name; the line is the image's position. Hidden files are skipped.
 
@@ -261,6 +263,8 @@ def read_folder(folder: Path, on_bytes: Callable[[bytes], object], left_out: lis
         on_bytes: Receives the name, the size and the modification time of each file.
 
         left_out: Receives the names of images of other types.
+
+        column: The column of the images.
     """
     visible = sorted(path for path in folder.iterdir() if not path.name.startswith("."))
     images = [path for path in visible if path.suffix.lower() in _IMAGE_SUFFIXES]
@@ -272,7 +276,7 @@ def read_folder(folder: Path, on_bytes: Callable[[bytes], object], left_out: lis
             yield TableRow(position, problems=(Problem("image", shown(path.name), f"an image; {error.strerror}"),))
             continue
         on_bytes(f"{path.name}\0{status.st_size}\0{status.st_mtime_ns}\n".encode(errors="surrogateescape"))
-        yield TableRow(position, {"image": path.name})
+        yield TableRow(position, {column: path.name})
     if not images:
         allowed = f"files that end in {', '.join(_IMAGE_SUFFIXES)}"
         yield TableRow(1, problems=(Problem("folder", "no image", allowed),))

@@ -18,7 +18,17 @@ from kie_async import JSON, ConfigurationError, InvalidRequestError, Problem, Re
 from kie_async._display import shown
 from kie_async._keys import MAX_KEY, DefaultKeys, fingerprint, is_retry_key
 from kie_async._urls import without_url_secrets
-from kie_async.cli.batch.columns import KEY, BuiltRequest, Columns, find_image
+from kie_async.cli.batch.columns import (
+    JSON_SUFFIX,
+    KEY,
+    MODEL,
+    BuiltRequest,
+    Columns,
+    columns_for_any_model,
+    columns_for_model,
+    find_image,
+    model_problem,
+)
 from kie_async.cli.batch.rows import TableRow, read_csv, read_folder, read_jsonl, read_lines
 from kie_async.requests.media import LocalFile, MediaLimits, MediaSource
 
@@ -28,6 +38,8 @@ _CSV_SUFFIXES = (".csv", ".tsv")
 _JSONL_SUFFIXES = (".jsonl", ".ndjson")
 #: The maximum number of images that are checked and hashed once for all of their rows.
 _REMEMBERED_IMAGES = 10_000
+#: The maximum number of models whose columns are remembered.
+_REMEMBERED_MODELS = 1000
 _BLOCK = 1024 * 1024
 
 #: Takes a valid row: its request, its key and its content hash (both empty if unknown). Returns the row's problems.
@@ -69,7 +81,8 @@ class PreparedRow:
 
         input_hash: The content hash of the request.
 
-        fields: The input of the request without images, in the service's field names.
+        fields: The input of the request without its image, in the service's field names; other local files are their
+            names.
 
         source: The image as the table names it: a path or a URL; None if there is none.
 
@@ -93,7 +106,9 @@ class Table:
     Args:
         path: A CSV or JSONL file, or a folder of images.
 
-        columns: The columns that the table may have.
+        model: The model of the rows that name none; None for Wan 2.2 Turbo.
+
+        unlisted: True if a row may name a model that is not in the catalogue, and is like one that is.
 
         defaults: Cells for rows that lack them, as strings.
 
@@ -102,24 +117,60 @@ class Table:
     Attributes:
         count: The number of valid rows, once ``check`` has ended.
 
+        names_models: True if rows name their models, once ``check`` has ended.
+
         left_out: The names of images in a folder that have another type than the service takes, once it was read.
 
         interrupted: Ends a reading in another thread when it is set.
     """
 
     path: Path
-    columns: Columns
+    model: str | None = None
+    unlisted: bool = False
     defaults: Mapping[str, str] = attrs.field(factory=dict)
     origins: frozenset[str] = frozenset()
     count: int = attrs.field(default=0, init=False)
+    names_models: bool = attrs.field(default=False, init=False)
     left_out: list[str] = attrs.field(factory=list, init=False)
     interrupted: threading.Event = attrs.field(factory=threading.Event, init=False)
     _checked_digest: str | None = attrs.field(default=None, init=False)
     #: True if every cell of the table is a string.
     _is_untyped: bool = attrs.field(init=False)
 
+    #: The columns by model, and the problems of models.
+    _columns: dict[object, Columns | Problem] = attrs.field(factory=dict, init=False)
+
     def __attrs_post_init__(self) -> None:
         self._is_untyped = self.path.suffix.lower() not in _JSONL_SUFFIXES
+
+    @property
+    def _default_columns(self) -> Columns:
+        """The columns of the rows that name no model."""
+        columns = self._columns_of(self.model)
+        # The command has refused a default that has a problem.
+        return columns_for_model(self.model) if isinstance(columns, Problem) else columns
+
+    def _columns_of(self, model: object) -> Columns | Problem:
+        """Return the columns of a model, or the problem of its name."""
+        known = model if isinstance(model, str) else None
+        if known != model:
+            return model_problem(model, unlisted=self.unlisted) or columns_for_model(None)
+        if known not in self._columns:
+            problem = None if model is None else model_problem(model, unlisted=self.unlisted)
+            if len(self._columns) >= _REMEMBERED_MODELS:
+                del self._columns[next(iter(self._columns))]
+            self._columns[known] = problem or columns_for_model(known)
+        return self._columns[known]
+
+    def _row_columns(self, row: TableRow) -> Columns | Problem:
+        """Return the columns of the model that a row names, or else of the default."""
+        model = row.cells.get(MODEL, "")
+        if model == "":
+            model = self.defaults.get(MODEL, "")
+        if isinstance(model, str):
+            model = model.strip()
+        self.names_models |= model != ""
+        return self._default_columns if model == "" else self._columns_of(model)
 
     def check(self, check_row: RowCheck | None = None, *, with_keys: bool = False) -> Iterator[TableProblem]:
         """
@@ -138,15 +189,22 @@ class Table:
         seen_keys: set[int] = set()
         default_keys, open_image = DefaultKeys(), _ImageCache(self._image_folder).open
         valid = invalid = 0
+        unused: Sequence[str] = [*self.defaults]
         # Each read lets other threads in, for too short a time to wake one up: many small ones in a row would keep
         # Ctrl-C from the event loop's thread for seconds.
         with self._open(buffering=_BLOCK) as reading:
             for row in reading.rows:
                 problems = [*row.problems]
-                if not problems:
-                    cells = self._request_cells(row)
-                    request, found = self._build_request(row, cells, open_image)
-                    found += self.columns.request_problems(request, cells, origins=self.origins)
+                columns = None if problems else self._row_columns(row)
+                if isinstance(columns, Problem):
+                    problems.append(columns)
+                elif columns is not None:
+                    unused = [name for name in unused if not columns.knows(name)]
+                    cells = self._request_cells(row, columns)
+                    request, found = self._build_request(row, columns, cells, open_image)
+                    unreadable = {problem.field.removesuffix(JSON_SUFFIX) for problem in found}
+                    refused = columns.request_problems(request, cells, origins=self.origins)
+                    found += [problem for problem in refused if problem.field not in unreadable]
                     problems = [problem for problem in found if problem.field not in reading.missing_columns]
                     key = row.cells.get(KEY, "")
                     input_hash = ""
@@ -161,6 +219,10 @@ class Table:
                 yield from (TableProblem(str(self.path), row.line, problem) for problem in problems)
         self._checked_digest = reading.digest.hexdigest()
         self.count = valid
+        if valid and not reading.checks_names:
+            for name in unused:
+                expected = "a field of the model of a row"
+                yield TableProblem(str(self.path), 1, Problem("--set", shown(name), expected))
         if not valid and not invalid:
             yield TableProblem(str(self.path), 1, Problem("table", "no rows", "at least one row"))
 
@@ -193,30 +255,46 @@ class Table:
             )
             raise ConfigurationError(msg)
 
-    def _request_cells(self, row: TableRow) -> dict[str, object]:
+    def _request_cells(self, row: TableRow, columns: Columns) -> dict[str, object]:
         """Return the known cells of a row, without its key; defaults fill those that are missing."""
         own = {name: cell for name, cell in row.cells.items() if cell != "" or not self._is_untyped}
         cells = {**self.defaults, **own} if self.defaults else own
-        known = self.columns.names
-        return {name: cell for name, cell in cells.items() if name and name != KEY and (known is None or name in known)}
+        return {name: cell for name, cell in cells.items() if name and name not in (KEY, MODEL) and columns.knows(name)}
 
     def _build_request(
-        self, row: TableRow, cells: Mapping[str, object], open_image: Callable[[str], Path | MediaSource]
+        self,
+        row: TableRow,
+        columns: Columns,
+        cells: Mapping[str, object],
+        open_image: Callable[[str], Path | MediaSource],
     ) -> BuiltRequest:
         """Return the request of a row, and the problems of its column names and of cells that cannot be parsed."""
-        unknown = self.columns.name_problems(row.cells)
-        # A default is a string even in a table that has types, and is parsed like a cell of a CSV file.
-        strings = frozenset(cells) if self._is_untyped else frozenset(cells) - frozenset(row.cells)
-        request, problems = self.columns.build_request(cells, strings=strings, open_image=open_image)
+        # A row of a CSV file has the columns of all models, and leaves those of the others empty.
+        given = [name for name, cell in row.cells.items() if cell != "" or not self._is_untyped]
+        unknown = columns.name_problems(given)
+        request, problems = columns.build_request(cells, strings=self._strings(row, cells), open_image=open_image)
         return request, [*unknown, *problems]
 
+    def _strings(self, row: TableRow, cells: Mapping[str, object]) -> frozenset[str]:
+        """Return the columns whose cells are strings in any case: a default is one even in a table that has types."""
+        return frozenset(cells) if self._is_untyped else frozenset(cells) - frozenset(row.cells)
+
     def _prepare(self, row: TableRow, default_keys: DefaultKeys) -> PreparedRow:
-        request, _ = self._build_request(row, self._request_cells(row), partial(find_image, self._image_folder))
+        columns = self._row_columns(row)
+        if isinstance(columns, Problem):  # the check has refused it, and the table has not changed
+            columns = self._default_columns
+        cells = self._request_cells(row, columns)
+        request, _ = self._build_request(row, columns, cells, partial(find_image, self._image_folder))
+        files, image = request.files(), None
+        hashes = dict.fromkeys(files, "")
         try:
-            images = {field: source.load() for field, source in request.files().items()}
+            for field, source in files.items():  # one by one: a video may be large
+                loaded = source.load()
+                hashes[field] = loaded.sha256
+                if image is None and loaded.mime.startswith("image/"):
+                    image = loaded
         except InvalidRequestError:  # the image has changed since the check: the client will refuse the request
-            images = {}
-        hashes = {field: images[field].sha256 if field in images else "" for field in request.files()}
+            hashes, image = dict.fromkeys(files, ""), None
         input_hash = fingerprint(request.model, request.input(hashes), hashes)
         key = row.cells.get(KEY)
         return PreparedRow(
@@ -224,9 +302,9 @@ class Table:
             key=key if isinstance(key, str) and key else default_keys.next_key(input_hash),
             request=request,
             input_hash=input_hash,
-            fields={name: value for name, value in request.input(hashes).items() if name not in hashes},
-            source=_image_cell({**self.defaults, **row.cells}),
-            image=next(iter(images.values()), None),
+            fields=_shown_input(request, files),
+            source=columns.image_cell(cells, strings=self._strings(row, cells)),
+            image=image,
         )
 
     @property
@@ -268,11 +346,13 @@ class Table:
             yield reading
 
     def _folder_rows(self, reading: _Reading) -> Iterator[TableRow]:
-        problems, _ = self._check_header(reading, ["image"], is_folder=True)
+        columns = self._row_columns(TableRow(1))
+        column = "image" if isinstance(columns, Problem) else columns.image_column
+        problems, _ = self._check_header(reading, [column], is_folder=True)
         if problems:
             yield TableRow(1, problems=tuple(problems))
         self.left_out.clear()
-        yield from read_folder(self.path, partial(self._feed, reading), self.left_out)
+        yield from read_folder(self.path, partial(self._feed, reading), self.left_out, column=column)
 
     def _feed(self, reading: _Reading, data: bytes) -> None:
         """Receive what is read from the table; the reading ends if it is interrupted."""
@@ -286,15 +366,18 @@ class Table:
     ) -> tuple[list[Problem], list[str | None]]:
         """Check column names; of columns with the same name, only the first is used, and unknown columns are not."""
         given = [*names, *(name for name in self.defaults if name not in names)]
-        reading.missing_columns = frozenset(self.columns.required) - frozenset(given)
+        # Where rows name their models, each row is checked against the columns of its own.
+        columns = columns_for_any_model() if MODEL in given else self._default_columns
+        reading.checks_names = columns.names is not None
+        fields = {columns.field_of(name) for name in given}
+        reading.missing_columns = frozenset(columns.required) - fields
         used = [
-            None if name in names[:index] or self.columns.name_problem(name) else name
-            for index, name in enumerate(names)
+            None if name in names[:index] or columns.name_problem(name) else name for index, name in enumerate(names)
         ]
         from_options = {shown(name) for name in self.defaults if name not in names}
         problems = [
             attrs.evolve(problem, field="--set") if problem.value in from_options else problem
-            for problem in self.columns.header_problems(given, is_folder=is_folder)
+            for problem in columns.header_problems(given, is_folder=is_folder)
         ]
         return problems, used
 
@@ -312,11 +395,14 @@ class _Reading:
         file: The open file; None for a folder.
 
         missing_columns: Required columns that the table lacks: reported once for the table, not for each row.
+
+        checks_names: True if the names of all columns were checked for the table as a whole.
     """
 
     rows: Iterator[TableRow] = attrs.field(factory=lambda: iter(()))
     digest: hashlib._Hash = attrs.field(factory=hashlib.sha256)
-    missing_columns: frozenset[str] = frozenset()
+    missing_columns: frozenset[str | None] = frozenset()
+    checks_names: bool = False
     file: BinaryIO | None = None
 
 
@@ -363,10 +449,11 @@ def _hash_image(image: MediaSource) -> str:
     return image.sha256() if isinstance(image, _CheckedFile) else image.load().sha256
 
 
-def _image_cell(cells: Mapping[str, object]) -> str | None:
-    """Return the image of a row: the cell of the column "image", or of the first column with "image" in its name."""
-    texts = {name: cell for name, cell in cells.items() if isinstance(cell, str) and cell}
-    return texts.get("image") or next((cell for name, cell in texts.items() if "image" in name), None)
+def _shown_input(request: Request, files: Mapping[str, MediaSource]) -> Mapping[str, JSON]:
+    """Return the input of a request with the names of its local files, without its image, which is shown."""
+    names = {field: source.content.name if isinstance(source.content, Path) else "" for field, source in files.items()}
+    images = {field for field, source in files.items() if source.limits.kinds == ("image",)}
+    return {name: value for name, value in request.input(names).items() if name not in images}
 
 
 def _key_problems(key: object, seen: set[int]) -> list[Problem]:

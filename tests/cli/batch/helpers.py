@@ -12,11 +12,11 @@ from pathlib import Path
 
 import anyio
 
-from kie_async.cli.batch.command import run_batch
 from kie_async.cli.batch.folder import MANIFEST
 from kie_async.cli.batch.manifest import EntryState, Manifest, ManifestEntry
 from kie_async.cli.batch.options import BatchOptions
 from kie_async.cli.batch.page import PageHeader, write_page
+from kie_async.cli.batch.whole_run import run_batch
 from kie_async.cli.exit_codes import ExitCode
 from kie_async.cli.options import JournalFile
 from kie_async.testing import FakeKie, Truth

@@ -15,9 +15,9 @@ import attrs
 import pytest
 
 from kie_async import AuthenticationError, ConfigurationError, InsufficientCreditsError, KieClient, Limits
-from kie_async.cli.batch.command import run_batch
 from kie_async.cli.batch.folder import MANIFEST, PAGE
 from kie_async.cli.batch.manifest import Manifest
+from kie_async.cli.batch.whole_run import run_batch
 from kie_async.cli.exit_codes import ExitCode
 from kie_async.testing import FakeKie, Fault
 from tests.cli.batch.bad_rows import BAD_ROWS, prepare

@@ -11,9 +11,8 @@ import anyio
 import pytest
 
 from kie_async import ConfigurationError, Problem
-from kie_async.cli.batch.columns import columns_for_model
-from kie_async.cli.batch.command import run_batch
 from kie_async.cli.batch.table import Table
+from kie_async.cli.batch.whole_run import run_batch
 from kie_async.cli.exit_codes import ExitCode
 from kie_async.testing import FakeKie
 from tests.cli.batch.helpers import make_options
@@ -94,12 +93,12 @@ def test_table_that_is_no_regular_file_is_refused(tmp_path: Path, kind: str) -> 
     else:
         path.symlink_to({"device": "/dev/null", "endless device": "/dev/zero"}.get(kind, "/dev/no"))
     with pytest.raises(ConfigurationError, match="Nothing was sent"):
-        list(Table(path=path, columns=columns_for_model(None)).check())
+        list(Table(path=path).check())
 
 
 async def test_cancelled_check_ends_its_thread(tmp_path: Path) -> None:
     """The thread of a command that was interrupted must not read the rest of the table."""
-    table = Table(path=tmp_path / "shots.csv", columns=columns_for_model("any/model"))
+    table = Table(path=tmp_path / "shots.csv", model="any/model")
     table.path.write_text("prompt\n" + "Go\n" * 10)
 
     def interrupt(*_row: object) -> list[Problem]:
@@ -124,7 +123,7 @@ def test_what_is_unambiguous_is_accepted(tmp_path: Path, ending: str) -> None:
     ]
     path = tmp_path / "shots.csv"
     path.write_text(f"image,prompt,resolution,seed,nsfw_checker{ending}\n{''.join(rows)}")
-    table = Table(path=path, columns=columns_for_model(None))
+    table = Table(path=path)
 
     assert [] == list(table.check())
     assert {(7, "480p", True)} == {
@@ -136,7 +135,7 @@ def test_what_is_unambiguous_is_accepted(tmp_path: Path, ending: str) -> None:
 def test_what_is_ambiguous_is_refused(tmp_path: Path, seed: str) -> None:
     (tmp_path / "cat.jpg").write_bytes(CAT.read_bytes())
     (tmp_path / "shots.csv").write_text(f'image,prompt,seed\ncat.jpg,Go,"{seed}"\n')
-    [found] = Table(path=tmp_path / "shots.csv", columns=columns_for_model(None)).check()
+    [found] = Table(path=tmp_path / "shots.csv").check()
 
     assert "seed" == found.problem.field
 
@@ -153,7 +152,7 @@ async def test_images_of_other_types_are_named(fake_kie: FakeKie, tmp_path: Path
 
 def test_hints_end_after_many_unknown_names(tmp_path: Path) -> None:
     """A comparison of names is slow, and 50 problems are shown."""
-    table = Table(path=tmp_path / "shots.jsonl", columns=columns_for_model(None))
+    table = Table(path=tmp_path / "shots.jsonl")
     names = [f"prompt{n}" for n in range(1500)]
     table.path.write_text("".join(json.dumps({name: "Go"}) + "\n" for name in [*names, "prompt7"]))
     hinted = [problem.line for problem in table.check() if "did you mean 'prompt'?" in problem.problem.allowed]

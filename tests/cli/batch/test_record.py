@@ -22,7 +22,6 @@ from kie_async import (
     TaskTimeoutError,
     TransportError,
 )
-from kie_async.cli.batch.columns import columns_for_model
 from kie_async.cli.batch.folder import FolderIdentity
 from kie_async.cli.batch.manifest import EntryState, Manifest, ManifestEntry
 from kie_async.cli.batch.page import MAX_CARDS, PageHeader, write_page
@@ -38,7 +37,7 @@ from tests.cli.helpers import CAT
 def record(tmp_path: Path) -> Iterator[RunRecord]:
     """Return the record of a run with one row."""
     shutil.copy(CAT, tmp_path / "cat.jpg")
-    table = Table(path=tmp_path / "shots.csv", columns=columns_for_model(None))
+    table = Table(path=tmp_path / "shots.csv")
     table.path.write_text("key,image,prompt\nmine,cat.jpg,Go\n")
     assert [] == list(table.check())
     order = make_options(table.path)

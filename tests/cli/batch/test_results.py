@@ -22,6 +22,8 @@ MODELS = (
     "4o-image-api",
     "omnihuman-1-5/subject-detection",
 )
+#: The cells that a model of the catalogue requires.
+DEFAULTS = {"4o-image-api": {"size": "1:1"}}
 
 
 @pytest.fixture
@@ -34,7 +36,7 @@ async def fake() -> AsyncIterator[FakeKie]:
 def make_table(folder: Path, model: str, *, rows: int = 1) -> BatchOptions:
     """Return options for a table of a model of the market."""
     (folder / "market.csv").write_text("key,prompt\n" + "".join(f"k{n},Go\n" for n in range(rows)))
-    return make_options(folder / "market.csv", model=model, price=1.0)
+    return make_options(folder / "market.csv", model=model, price=1.0, defaults=DEFAULTS.get(model, {}))
 
 
 @pytest.mark.parametrize(
@@ -65,7 +67,7 @@ async def test_all_results_of_a_task_are_saved_and_listed(fake: FakeKie, folder:
     """Each by its own type; both sounds can be played."""
     first = make_table(folder, "ai-music-api/generate", rows=2)
     await run_to_end(fake, first)
-    await run_to_end(fake, attrs.evolve(first, model="4o-image-api", out=folder / "images"))
+    await run_to_end(fake, attrs.evolve(make_table(folder, "4o-image-api", rows=2), out=folder / "images"))
     *sounds, image, _ = [
         f"{fake.url}{task.result_url}" if "//" not in task.result_url else task.result_url
         for task in fake.truth.tasks.values()

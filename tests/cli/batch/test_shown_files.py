@@ -272,14 +272,13 @@ ENCODED: Mapping[str, Callable[[bytes], str]] = {
 
 
 @pytest.mark.parametrize("encode", ENCODED.values(), ids=ENCODED)
-async def test_encoded_image_is_not_shown(fake: FakeKie, folder: Path, encode: Callable[[bytes], str]) -> None:
+async def test_encoded_image_is_not_shown(folder: Path, encode: Callable[[bytes], str]) -> None:
     """It would show its EXIF; the service gets it as it is."""
     text = encode(b"\xff\xd8\xff" + 200 * WORDS)
-    options = make_options(
-        folder / "shots.jsonl", model="grok-imagine/text-to-video", price=1.0, defaults={"other": text}
-    )
+    options = make_options(folder / "shots.jsonl", model="other/model", price=1.0, defaults={"other": text})
     options.table.write_text(json.dumps({"key": "a", "images": [{"data": text}], "prompt": "It is kept"}))
-    code, _ = await run_to_end(fake, options)
+    async with FakeKie(duration=20.0, models=["other/model"]) as fake:
+        code, _ = await run_to_end(fake, options)
 
     assert (ExitCode.DONE, text) == (code, fake.truth.created[0].input["other"])
     assert [] == [name for name, data in visible_files(options.out).items() if b64encode(WORDS) in data]

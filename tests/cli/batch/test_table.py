@@ -12,7 +12,6 @@ import pytest
 
 from kie_async import ConfigurationError, KieClient, Problem, Request
 from kie_async._core.map_options import file_name
-from kie_async.cli.batch.columns import columns_for_model
 from kie_async.cli.batch.rows import MAX_LINE_BYTES
 from kie_async.cli.batch.table import Table
 from kie_async.requests.media import MAX_BYTES
@@ -39,7 +38,7 @@ def make_table(
     """Write a table, and return it."""
     path = folder / name
     path.write_bytes(content.encode() if isinstance(content, str) else content)
-    return Table(path=path, columns=columns_for_model(model), defaults=defaults or {})
+    return Table(path=path, model=model, defaults=defaults or {})
 
 
 def table_problems(table: Table) -> Sequence[tuple[int, str, str, str]]:
@@ -132,7 +131,7 @@ def test_folder_has_a_row_per_image(folder: Path) -> None:
     """Rows are sorted by name, and share prompt and options."""
     shutil.copy(CAT, folder / "a.JPEG")
     (folder / "notes.txt").write_text("no image")
-    images = Table(path=folder, columns=columns_for_model(None), defaults={"prompt": "Go", "seed": "7"})
+    images = Table(path=folder, model=None, defaults={"prompt": "Go", "seed": "7"})
 
     assert [(n, {"image_url": ".jpg", "prompt": "Go", "seed": 7}) for n in (1, 2)] == inputs(images)
     assert ["a.JPEG", "cat.jpg"] == [row.source for row in images.prepared_rows()]
@@ -140,11 +139,9 @@ def test_folder_has_a_row_per_image(folder: Path) -> None:
 
 def test_folder_needs_a_prompt_and_an_image(folder: Path) -> None:
     (folder / "empty").mkdir()
-    empty = Table(path=folder / "empty", columns=columns_for_model(None), defaults={"prompt": "Go"})
+    empty = Table(path=folder / "empty", model=None, defaults={"prompt": "Go"})
 
-    assert [(1, "--prompt", "nothing", "--prompt for all images of a folder")] == table_problems(
-        Table(path=folder, columns=columns_for_model(None))
-    )
+    assert [(1, "--prompt", "nothing", "--prompt for all images of a folder")] == table_problems(Table(path=folder))
     assert [(1, "folder", "no image")] == [problem[:3] for problem in table_problems(empty)]
 
 
@@ -196,7 +193,7 @@ def test_table_without_rows_is_invalid(folder: Path, name: str, content: bytes, 
 
 def test_unknown_file_type_is_refused(folder: Path) -> None:
     with pytest.raises(ConfigurationError, match=r"Invalid table .*cat\.jpg: expected .*\.csv"):
-        table_problems(Table(path=folder / "cat.jpg", columns=columns_for_model(None)))
+        table_problems(Table(path=folder / "cat.jpg"))
 
 
 def test_overlong_line_is_refused(folder: Path) -> None:
@@ -273,7 +270,7 @@ def test_changed_table_is_not_sent(folder: Path) -> None:
 
 
 def test_changed_folder_is_not_sent(folder: Path) -> None:
-    changed = Table(path=folder, columns=columns_for_model(None), defaults={"prompt": "Go"})
+    changed = Table(path=folder, model=None, defaults={"prompt": "Go"})
     assert [] == table_problems(changed)
     shutil.copy(CAT, folder / "dog.jpg")
 
@@ -283,7 +280,7 @@ def test_changed_folder_is_not_sent(folder: Path) -> None:
 
 def test_growing_table_is_noticed_at_its_end(folder: Path) -> None:
     changed = make_table(folder, "shots.csv", "image,prompt\n" + "cat.jpg,Go\n" * 10_000)
-    changed.columns = columns_for_model("any/model")
+    changed.model = "any/model"
     assert [] == table_problems(changed)
     rows = changed.prepared_rows()
     next(rows)
@@ -319,7 +316,7 @@ def test_check_uses_the_submitted_keys(folder: Path) -> None:
     """A resumed run looks up finished rows by them."""
     path = folder / "shots.csv"
     path.write_text("key,image,prompt\nmine,cat.jpg,Go\n,cat.jpg,Go\n,cat.jpg,Go\n,cat.jpg,Stop\n")
-    shots = Table(path=path, columns=columns_for_model(None))
+    shots = Table(path=path)
     seen: list[tuple[str, str]] = []
 
     def check_row(_: Request, *row: str) -> list[Problem]:
@@ -335,7 +332,7 @@ def test_key_equal_to_a_default_key_is_refused(folder: Path) -> None:
     """The user may have copied it from the manifest."""
     path = folder / "shots.csv"
     path.write_text("image,prompt\ncat.jpg,Go\n")
-    shots = Table(path=path, columns=columns_for_model(None))
+    shots = Table(path=path)
     assert [] == list(shots.check())
     [row] = shots.prepared_rows()
     path.write_text(f"key,image,prompt\n,cat.jpg,Go\n{row.key},cat.jpg,Stop\n")
@@ -370,7 +367,7 @@ def test_empty_rows_and_hidden_files_are_skipped(folder: Path) -> None:
 
     assert [] == table_problems(shots)
     assert [2] == [row.line for row in shots.prepared_rows()]
-    images = Table(path=folder, columns=columns_for_model(None), defaults={"prompt": "Go"})
+    images = Table(path=folder, model=None, defaults={"prompt": "Go"})
     assert [] == list(images.check())
     assert ["cat.jpg"] == [row.source for row in images.prepared_rows()]
 
@@ -379,7 +376,7 @@ def test_unreadable_images_are_reported(folder: Path) -> None:
     (folder / "away.png").symlink_to(folder / "gone.png")
     (folder / "box.jpg").mkdir()
     (folder / "\x1b[2J.jpg").write_bytes(CAT.read_bytes())
-    images = Table(path=folder, columns=columns_for_model(None), defaults={"prompt": "Go"})
+    images = Table(path=folder, model=None, defaults={"prompt": "Go"})
     found = [str(problem) for problem in images.check()]
 
     assert 2 == len(found)

@@ -20,8 +20,8 @@ from pathlib import Path
 
 from playwright.sync_api import Browser, sync_playwright
 
-from kie_async.cli.batch.command import run_batch
 from kie_async.cli.batch.options import BatchOptions
+from kie_async.cli.batch.whole_run import run_batch
 from kie_async.cli.demo import PROMPTS
 from kie_async.cli.options import JournalFile
 from kie_async.cli.output import Output
