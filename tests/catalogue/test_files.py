@@ -223,7 +223,7 @@ async def test_same_key_with_another_file_of_a_list_is_a_conflict(folder: Path) 
 
 async def test_paths_in_lists_are_refused_for_strangers(folder: Path) -> None:
     async with FakeKie() as fake, KieClient(KEY, base_url=fake.url, local_files=False) as kie:
-        with pytest.raises(InvalidRequestError, match="local_files=False"):
+        with pytest.raises(InvalidRequestError, match=r"images\[1\]: got .* local_files=False"):
             await kie.submit(NanoBanana2(images=[PNG, folder / "a.png"], prompt=PROMPT))
         assert [] == fake.truth.uploads
 

@@ -159,14 +159,14 @@ class Intake:
             )
             raise errors.ConfigurationError(msg)
         self._request_types.add(type(request))
-        self.check_paths(type(request).__name__, request.files())
+        self.check_paths(type(request).__name__, request.files(), partial(_named, request))
         find_problems = partial(request.problems, allowed_origins=self.allowed_origins)
         # Local images are read from disk, which must not block the loop.
         problems = await anyio.to_thread.run_sync(find_problems) if request.files() else find_problems()
         if problems:
             raise invalid_request(type(request).__name__, problems)
 
-    def check_paths(self, name: str, images: Mapping[str, MediaSource]) -> None:
+    def check_paths(self, name: str, images: Mapping[str, MediaSource], named: Callable[[str], str] = str) -> None:
         """
         Refuse images that are given as paths, unless the client allows them; no file is read.
 
@@ -175,12 +175,14 @@ class Intake:
 
             images: The images by field.
 
+            named: Returns the caller's name of a field.
+
         Raises:
             InvalidRequestError: If there is a path, and the client has ``local_files=False``.
         """
         paths = {field: image.content for field, image in images.items() if isinstance(image.content, Path)}
         if paths and not self.local_files:
-            problems = [errors.Problem(field, shown(str(path)), _NO_PATHS) for field, path in paths.items()]
+            problems = [errors.Problem(named(field), shown(str(path)), _NO_PATHS) for field, path in paths.items()]
             raise invalid_request(name, problems)
 
 
@@ -445,3 +447,14 @@ async def conflict_error(row: Intent | None, request: Request, *, key: str, job_
     differing = f" (different: {shortened(', '.join(names))})" if names else ""
     msg = f"The key {key!r} belongs to another request{differing}. Use a different key, or the same request."
     return errors.KeyConflictError(msg, differs=names, job_id=job_id)
+
+
+def _named(request: Request, path: str) -> str:
+    """Return a path of the input as the caller names it: fields have other names in the service."""
+    from kie_async.requests._model import ModelRequest  # for errors only
+
+    if isinstance(request, ModelRequest):
+        for field in request.field_rules():
+            if path == field.wire or path.startswith((f"{field.wire}[", f"{field.wire}.")):
+                return field.name + path.removeprefix(field.wire)
+    return path
