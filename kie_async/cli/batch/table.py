@@ -451,8 +451,8 @@ def _hash_image(image: MediaSource) -> str:
 def _shown_input(request: Request, files: Mapping[str, MediaSource]) -> Mapping[str, JSON]:
     """Return the input of a request with the names of its local files, without its image, which is shown."""
     names = {field: source.content.name if isinstance(source.content, Path) else "" for field, source in files.items()}
-    images = {field for field, source in files.items() if source.limits.kinds == ("image",)}
-    return {name: value for name, value in request.input(names).items() if name not in images}
+    image = next((field for field, source in files.items() if source.limits.kinds == ("image",)), None)
+    return {name: value for name, value in request.input(names).items() if name != image}
 
 
 def _key_problems(key: object, seen: set[int]) -> list[Problem]:
