@@ -42,8 +42,8 @@ class Seedance15Pro(CatalogueRequest):
 
         duration: The length of the video in seconds: an integer from 4 to 12.
 
-        images: The images: a list of 0 to 2, each a public http or https URL, or a whole JPEG, PNG or WebP image of at
-            most 10 MB.
+        images: The first frame, or the first and the last frame: a list of 0 to 2, each a public http or https URL, or
+            a whole JPEG, PNG or WebP image of at most 10 MB.
 
         aspect_ratio: The ratio of width to height: 1:1, 4:3, 3:4, 16:9, 9:16 or 21:9. The default is 1:1, which is
             sent.

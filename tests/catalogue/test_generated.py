@@ -89,12 +89,14 @@ def test_index_lists_all_classes() -> None:
         ("kling", "110 (duration 5, generate_audio on)"),
         ("kling", "The result is as long as `video` unless `duration` is given."),
         ("kling", "The result is as long as `audio`."),
+        ("kling", "| `images` | `image_urls` | The first frame, or the first and the last frame: "),
+        ("veo", "The first frame, or the first and the last frame: a list of 1 to 2"),
         ("minimax", "Each of the `reference_images` beyond 5 costs 4 more."),
         ("qwen", "Each of the `images` costs 0.5 more."),
         ("wan", "Each video has 5 seconds."),
     ],
 )
-def test_page_says_what_a_price_depends_on(page: str, sentence: str) -> None:
+def test_page_says_what_a_model_takes_and_costs(page: str, sentence: str) -> None:
     """A list is given or not, a flag is on or off; some files cost more."""
     assert sentence in (ROOT / "docs" / "models" / f"{page}.md").read_text(encoding="utf-8")
 
