@@ -24,7 +24,7 @@ from kie_async._io.jobs.transitions import require_row
 from kie_async._keys import check_key, differs, price_class, with_values
 from kie_async._keys import fingerprint as make_fingerprint
 from kie_async.requests.base import Request, invalid_request
-from kie_async.requests.media import ANY_FILE, MediaSource
+from kie_async.requests.media import MediaSource, limits_of_upload
 from kie_async.states import JobState
 
 if TYPE_CHECKING:
@@ -311,7 +311,7 @@ class IntentWriter:
     async def _upload_again(self, job: LiveJob, source: SourceFile) -> SourceFile:
         if source.origin is None:
             raise await self._unsendable(job, "its file was given as bytes and uploaded too long ago")
-        image = MediaSource(Path(source.origin), ANY_FILE)
+        image = MediaSource(Path(source.origin), limits_of_upload(source.url))
         if await anyio.to_thread.run_sync(image.problems):
             raise await self._unsendable(job, f"its file was uploaded too long ago, and {source.origin} is gone")
         uploaded = await self.uploads.upload(image)
