@@ -49,6 +49,8 @@ _ID, _LONG_ID = re.compile(r".*(?:id|ids|Id|Ids)\Z"), 16
 _LONGEST_ENDING = 40
 #: Inputs are refused at a smaller depth.
 _DEEPEST = 20
+#: Longer integers are refused later, and Python refuses to write the longest of them; no float is as great.
+_MOST_BITS = 2000
 #: The hashes of price classes, since most rows of a table have the same: to write and hash one takes 6 µs.
 _known_classes: dict[str, str] = {}
 _MOST_KNOWN, _LONGEST_KNOWN = 1000, 500
@@ -342,6 +344,8 @@ def _price_part(name: str, value: JSON, depth: int) -> JSON:
         }
     if isinstance(value, (list, tuple)):
         return [_price_part(name, child, depth + 1) for child in value]
+    if isinstance(value, int) and value.bit_length() > _MOST_BITS:
+        return {}
     return int(value) if isinstance(value, float) and value.is_integer() else value
 
 

@@ -13,17 +13,22 @@ from kie_async.errors import ConfigurationError
 
 __all__ = ["check_credits", "credits_field", "integer_field", "is_integer", "is_number", "number_field", "refuse"]
 
+#: Greater integers cannot be compared with floats by ``math``, or become infinite.
+_MOST_BITS = 1023
+
 
 def is_number(value: object, *, infinite: bool = False) -> TypeGuard[float]:
     """
-    Return True for an integer or a float that is not NaN.
+    Return True for a float that is not NaN, or an integer that a float can express.
 
     Args:
         value: The value to check; a bool is not a number.
 
         infinite: True to allow infinities.
     """
-    if not isinstance(value, (int, float)) or isinstance(value, bool):
+    if isinstance(value, int):
+        return not isinstance(value, bool) and value.bit_length() <= _MOST_BITS
+    if not isinstance(value, float):
         return False
     return math.isfinite(value) or (infinite and not math.isnan(value))
 

@@ -105,6 +105,7 @@ VOCABULARY = {
     "first_frame": "image",
     "first_frame_image_url": "image",
     "first_frame_url": "image",
+    "fixed_lens": "camera_fixed",
     "generate_audio_switch": "generate_audio",
     "generate_multi_clip_switch": "generate_multi_clip",
     "image_input": "images",
@@ -178,7 +179,6 @@ MEANINGS = {
     "enable_translation": "True to translate the prompt into English",
     "extend_at": "The second of the video at which the continuation begins",
     "extend_times": "The length of the continuation in seconds",
-    "fixed_lens": "True for a camera that does not move",
     "frames_per_second": "The number of frames in a second",
     "generate_audio": "True for a video with sound",
     "generate_multi_clip": "True for a video of several shots",
@@ -242,6 +242,11 @@ MEANINGS = {
 }
 #: The meaning of an image of which a video is made.
 FIRST_FRAME = "The first frame"
+#: The meaning of the images of models that take both frames in a list.
+FRAMES = "The first frame, or the first and the last frame"
+TAKE_FRAMES = frozenset(
+    {"bytedance/seedance-1.5-pro", "kling-3.0-omni/image-to-video", "kling-3.0/video", "veo-3-1"},
+)
 
 
 @attrs.frozen
@@ -473,6 +478,8 @@ def _subject(field: Field, facts: Mapping[str, Any]) -> str:
         raise ValueError(msg)
     if field.name == "image" and "video" in facts["kind"] and "+" not in facts["kind"]:
         return FIRST_FRAME
+    if field.name == "images" and facts["model"] in TAKE_FRAMES:
+        return FRAMES
     if field.name == "watermark" and isinstance(field.rule, _model.Flag):
         return "True for a watermark"
     if field.name == "index" and isinstance(field.rule, _model.Text):

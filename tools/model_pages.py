@@ -104,15 +104,38 @@ def price(facts: Mapping[str, Any], rows: Sequence[Row]) -> str:
     names = {row.wire: row.name for row in rows}
     parts = []
     for rate in listed["rates"]:
-        when = ", ".join(
-            f"{names.get(key.removeprefix('input.'), key)} {_shown(value)}" for key, value in rate["when"].items()
-        )
+        when = ", ".join(_condition(key, value, facts["fields"], names) for key, value in rate["when"].items())
         parts.append(f"{rate['credits']:g}" + (f" ({when})" if when else ""))
-    return f"Credits {UNITS[listed['unit']]} as of {listed['date']}: {', '.join(parts)}."
+    return " ".join(
+        [f"Credits {UNITS[listed['unit']]} as of {listed['date']}: {', '.join(parts)}.", *_beside(listed, names)]
+    )
 
 
-def _shown(value: object) -> str:
-    return {True: "on", False: "off"}[value] if isinstance(value, bool) else str(value).replace("|", " or ")
+def _beside(listed: Mapping[str, Any], names: Mapping[str, str]) -> list[str]:
+    """Return sentences about the length of the result, and about what is charged beside it."""
+    sentences = []
+    if "seconds" in listed:
+        sentences.append(f"Each video has {listed['seconds']:g} seconds.")
+    if file := listed.get("length_of"):
+        unless = " unless `duration` is given" if "duration" in names else ""
+        sentences.append(f"The result is as long as `{names[file['field']]}`{unless}.")
+    if file := listed.get("adds_length_of"):
+        sentences.append(f"The seconds of `{names[file['field']]}` are charged, too.")
+    if more := listed.get("surcharge"):
+        beyond = f" beyond {more['beyond']}" if more["beyond"] else ""
+        sentences.append(f"Each of the `{names[more['field']]}`{beyond} costs {more['credits']:g} more.")
+    return sentences
+
+
+def _condition(key: str, value: object, fields: Mapping[str, Any], names: Mapping[str, str]) -> str:
+    """Return the condition of a rate: a value of a field, or a list that is given or not."""
+    wire = key.removeprefix("input.")
+    name = names.get(wire, key)
+    if isinstance(value, bool):
+        if fields.get(wire, {}).get("type") == "array":
+            return f"{'with' if value else 'without'} {name}"
+        return f"{name} {'on' if value else 'off'}"
+    return f"{name} {str(value).replace('|', ' or ')}"
 
 
 def render_index(by_module: Mapping[str, Sequence[Entry]]) -> str:

@@ -12,9 +12,12 @@ from kie_async._display import shown
 from kie_async.catalogue._data import models
 from kie_async.errors import Problem
 from kie_async.requests._model import ModelRequest, NamedRule, listed
+from kie_async.requests.market import is_mapping
 from kie_async.requests.media import MediaSource, as_media
 
 if TYPE_CHECKING:
+    from collections.abc import Collection
+
     from kie_async.catalogue._rules import Facts
     from kie_async.records import JSON
 
@@ -59,7 +62,8 @@ class CatalogueRequest(ModelRequest):
     def _between(self, body: dict[str, JSON]) -> tuple[dict[str, JSON], list[Problem]]:
         """Return a body with the defaults that the service requires, and the problems between its fields."""
         relations = _relations(type(self))  # type: ignore[arg-type]  # as above
-        return (body, []) if relations is None else relations.settle(body)
+        extra: object = self.extra
+        return (body, []) if relations is None else relations.settle(body, set(extra) if is_mapping(extra) else ())
 
 
 @attrs.frozen
@@ -80,16 +84,23 @@ class _Relations:
     def fields(self) -> Mapping[str, Facts]:
         return cast("Mapping[str, Facts]", self.facts["fields"])
 
-    def settle(self, body: dict[str, JSON]) -> tuple[dict[str, JSON], list[Problem]]:
-        """Return the body that fits best to one of the variants, with its defaults, and the problems."""
-        settled = [self._settle_variant(body, variant) for variant in self._variants()]
+    def settle(self, body: dict[str, JSON], unchecked: Collection[object]) -> tuple[dict[str, JSON], list[Problem]]:
+        """
+        Return the body that fits best to one of the variants, with its defaults, and the problems.
+
+        Args:
+            body: The body.
+
+            unchecked: The names of the fields that may have any value, in any combination.
+        """
+        settled = [self._settle_variant(body, variant, unchecked) for variant in self._variants()]
         # A variant that has all fields fits better than one whose fields have other limits.
         best, misfits, limited = min(settled, key=lambda each: (len(each[1]), len(each[2])))
         misfits = [self._with_alternatives(body, problem) for problem in misfits]
-        needed = self._needs(best)
+        needed = self._needs(best, unchecked)
         fields = {problem.field for problem in needed}
         others = [problem for problem in misfits + limited if problem.field not in fields]
-        return best, others + self._never(best) + needed
+        return best, others + self._never(best, unchecked) + needed
 
     def _with_alternatives(self, body: Mapping[str, JSON], problem: Problem) -> Problem:
         """Add the fields of other variants that may be given in the place of one that lacks."""
@@ -114,7 +125,7 @@ class _Relations:
         ]
 
     def _settle_variant(
-        self, body: dict[str, JSON], variant: Facts
+        self, body: dict[str, JSON], variant: Facts, unchecked: Collection[object]
     ) -> tuple[dict[str, JSON], list[Problem], list[Problem]]:
         """Return a body with the defaults of a variant, and the problems of its fields and of their values."""
         excludes, limits = _listed(variant, "excludes"), cast("Mapping[str, Facts]", variant.get("limits") or {})
@@ -132,7 +143,7 @@ class _Relations:
                 elif not self.rules[name].required:  # None is refused by the rule of such a field
                     misfits.append(Problem(self._name(name), "nothing", self.rules[name].rule.expected))
         others = [self._name(name) for name in self._alternatives() if name in body and name not in excludes]
-        for name in body:
+        for name in (name for name in body if name not in unchecked):
             if name in self.fields and (name in excludes or name not in allowed):
                 together = listed([other for other in others if other != self._name(name)] or ["the other fields"])
                 misfits.append(Problem(self._name(name), "a value", f"nothing together with {together}"))
@@ -152,10 +163,12 @@ class _Relations:
         named.pop("prompt", None)
         return [name for name in named if not all(name in _listed(variant, "required") for variant in variants)]
 
-    def _never(self, body: Mapping[str, JSON]) -> list[Problem]:
+    def _never(self, body: Mapping[str, JSON], unchecked: Collection[object]) -> list[Problem]:
         """Return the problems of combinations of values that the service refuses; an empty list is any value."""
         problems = []
         for combination in cast("Sequence[Mapping[str, Sequence[JSON]]]", self.facts.get("never") or ()):
+            if not combination.keys().isdisjoint(unchecked):
+                continue
             values = {name: body.get(name, self.fields[name].get("default")) for name in combination}
             if all(values[name] in refused if refused else name in body for name, refused in combination.items()):
                 *others, last = combination
@@ -176,13 +189,13 @@ class _Relations:
         about = self.fields[name]
         return (True, False) if about["type"] == "boolean" else cast("Sequence[JSON]", about.get("enum") or ())
 
-    def _needs(self, body: Mapping[str, JSON]) -> list[Problem]:
+    def _needs(self, body: Mapping[str, JSON], unchecked: Collection[object]) -> list[Problem]:
         """Return the problems of fields that are given without another field that they need."""
         needs = cast("Mapping[str, str]", self.facts.get("needs") or {})
         return [
             Problem(self._name(name), "a value", f"nothing without {self._name(other)}")
             for name, other in needs.items()
-            if name in body and other not in body
+            if name in body and other not in body and name not in unchecked
         ]
 
     def _name(self, wire: str) -> str:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, TypeGuard, cast
 
 import attrs
 
-from kie_async._display import shown
+from kie_async._display import shown, shown_length
 from kie_async._numbers import is_integer, is_number
 from kie_async._urls import check_public_url, shown_url
 from kie_async.errors import Problem
@@ -51,6 +51,8 @@ _DECIMAL = re.compile(r"[+-]?(?:[0-9]{1,30}(?:\.[0-9]{0,30})?|\.[0-9]{1,30})(?:[
 _SEPARATOR = "|"
 #: Lists of more problems are cut.
 _MOST_PROBLEMS = 20
+#: Longer integers are refused; Python writes the digits of the longest of them with an error.
+_MOST_BITS = 64
 
 
 def _number(facts: Facts, name: str) -> float | None:
@@ -101,6 +103,8 @@ class Whole(FieldRule):
         return unit + _range(self.least, self.most) + "".join(f", or {value}" for value in self.also)
 
     def problem(self, field: str, value: object, allowed_origins: Collection[str]) -> Problem | None:  # noqa: ARG002 (not a URL)
+        if is_integer(value) and value.bit_length() > _MOST_BITS:
+            return Problem(field, shown(value), f"{self.expected}, of at most {_MOST_BITS} bits")
         if is_integer(value) and (
             value in self.also or (_fits(value, self.least, self.most) and value % self.step == 0)
         ):
@@ -108,7 +112,7 @@ class Whole(FieldRule):
         return Problem(field, shown(value), self.expected)
 
     def written(self, path: str, value: object, uploaded: Mapping[str, str]) -> JSON:  # noqa: ARG002 (not a file)
-        return str(value) if self.as_text and is_integer(value) else cast("JSON", value)
+        return _digits(value) if self.as_text else cast("JSON", value)
 
     def parsed(self, text: str) -> object:
         return parsed_integer(text)
@@ -138,7 +142,7 @@ class WholeChoice(FieldRule):
         return Problem(field, shown(value), f"the integer {self.expected}")
 
     def written(self, path: str, value: object, uploaded: Mapping[str, str]) -> JSON:  # noqa: ARG002 (not a file)
-        return str(value) if self.as_text and is_integer(value) else cast("JSON", value)
+        return _digits(value) if self.as_text else cast("JSON", value)
 
     def parsed(self, text: str) -> object:
         return parsed_integer(text)
@@ -282,7 +286,7 @@ class ListOf(FieldRule):
 
     def problems(self, field: str, value: object, allowed_origins: Collection[str]) -> Iterable[Problem]:
         if not _is_list(value):
-            return (Problem(field, shown(value), self.expected),)
+            return (Problem(field, self.shown(value), self.expected),)
         if len(value) < self.least or (self.most is not None and len(value) > self.most):
             return (Problem(field, f"a list of {len(value)}", self._expected_count),)
         found = (
@@ -304,7 +308,7 @@ class ListOf(FieldRule):
 
     def shown(self, value: object) -> str:
         if not _is_list(value):
-            return shown(value)
+            return self.item.shown(value) if isinstance(value, str) else shown(value)
         first = [self.item.shown(item) for item in value[:3]]
         return f"[{', '.join([*first, *(['…'] if len(value) > len(first) else [])])}]"
 
@@ -349,7 +353,7 @@ class Object(FieldRule):
 
     def problems(self, field: str, value: object, allowed_origins: Collection[str]) -> Iterator[Problem]:
         if not is_mapping(value):
-            yield Problem(field, shown(value), f"a mapping with the fields {', '.join(self.fields)}")
+            yield Problem(field, self.shown(value), f"a mapping with the fields {', '.join(self.fields)}")
             return
         for name, rule in self.fields.items():
             if name in value:
@@ -377,6 +381,8 @@ class Object(FieldRule):
         }
 
     def shown(self, value: object) -> str:
+        if isinstance(value, str):  # it may be a prompt
+            return f"<{shown_length(value)}>"
         return f"<{', '.join(map(step_name, value))}>" if is_mapping(value) else shown(value)
 
     def opened(self, value: object, open_file: OpenFile) -> object:
@@ -496,6 +502,11 @@ _MAKERS: Mapping[str, Callable[[str, Facts], FieldRule]] = {
     "number": _numeric,
     "array": _array,
 }
+
+
+def _digits(value: object) -> JSON:
+    """Return the digits of an integer; a member of an enumeration is its number, and too long a number is kept."""
+    return str(int(value)) if is_integer(value) and value.bit_length() <= _MOST_BITS else cast("JSON", value)
 
 
 def _range(least: float | None, most: float | None) -> str:

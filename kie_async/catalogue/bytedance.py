@@ -42,15 +42,15 @@ class Seedance15Pro(CatalogueRequest):
 
         duration: The length of the video in seconds: an integer from 4 to 12.
 
-        images: The images: a list of 0 to 2, each a public http or https URL, or a whole JPEG, PNG or WebP image of at
-            most 10 MB.
+        images: The first frame, or the first and the last frame: a list of 0 to 2, each a public http or https URL, or
+            a whole JPEG, PNG or WebP image of at most 10 MB.
 
         aspect_ratio: The ratio of width to height: 1:1, 4:3, 3:4, 16:9, 9:16 or 21:9. The default is 1:1, which is
             sent.
 
         resolution: The resolution of the result: 480p, 720p or 1080p. The default is 720p at the service.
 
-        fixed_lens: True for a camera that does not move. The default is False at the service.
+        camera_fixed: True for a camera that does not move. The default is False at the service.
 
         generate_audio: True for a video with sound. The default is False at the service.
 
@@ -63,14 +63,14 @@ class Seedance15Pro(CatalogueRequest):
 
     MODEL: ClassVar[str] = "bytedance/seedance-1.5-pro"
     AS_OF: ClassVar[str] = "2026-10-01"
-    WIRE: ClassVar[Mapping[str, str]] = {"images": "input_urls"}
+    WIRE: ClassVar[Mapping[str, str]] = {"images": "input_urls", "camera_fixed": "fixed_lens"}
 
     prompt: str
     duration: int
     images: tuple[str | MediaSource, ...] | None = attrs.field(default=None, converter=as_optional_media_list)
     aspect_ratio: Literal["1:1", "4:3", "3:4", "16:9", "9:16", "21:9"] = "1:1"
     resolution: Literal["480p", "720p", "1080p"] | None = None
-    fixed_lens: bool | None = None
+    camera_fixed: bool | None = None
     generate_audio: bool | None = None
     nsfw_checker: bool | None = None
 

@@ -140,8 +140,8 @@ class Kling30OmniImageToVideo(CatalogueRequest):
     Args:
         prompt: A description of the result: a string of 1 to 3072 characters.
 
-        images: The images: a list of 1 to 2, each a public http or https URL, or a whole JPEG or PNG image of at most
-            50 MB.
+        images: The first frame, or the first and the last frame: a list of 1 to 2, each a public http or https URL, or
+            a whole JPEG or PNG image of at most 50 MB.
 
         duration: The length of the video in seconds: 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14 or 15. The default is 5 at
             the service.
@@ -406,8 +406,8 @@ class Kling30Video(CatalogueRequest):
     Args:
         prompt: A description of the result: a string of 1 or more characters.
 
-        images: The images: a list of 0 to 2, each a public http or https URL, or a whole JPEG or PNG image of at most
-            10 MB.
+        images: The first frame, or the first and the last frame: a list of 0 to 2, each a public http or https URL, or
+            a whole JPEG or PNG image of at most 10 MB.
 
         generate_audio: True for a video with sound. The default is False, which is sent.
 

@@ -307,10 +307,12 @@ class _Formula:
         return max(0, count - surcharge["beyond"]) * surcharge["credits"]
 
 
-def _text(value: JSON) -> str:
-    """Return a value as conditions write it: 5, 5.0 and "5" are the same."""
-    number = None if isinstance(value, str) else _number(value)
-    return str(value) if number is None else f"{number:g}"
+def _text(value: JSON) -> str | None:
+    """Return a value as conditions write it: 5, 5.0 and "5" are the same; None for what none can be."""
+    if isinstance(value, str):
+        return str.__str__(value)  # str() of a member of an enumeration may be its name
+    number = _number(value)
+    return None if number is None else f"{number:g}"
 
 
 def _number(value: JSON) -> float | None:

@@ -26,7 +26,8 @@ class Veo31(CatalogueRequest):
     Args:
         prompt: A description of the result: a string of 1 or more characters.
 
-        images: The images: a list of 1 to 2, each a public http or https URL, or a whole image of at most 100 MB.
+        images: The first frame, or the first and the last frame: a list of 1 to 2, each a public http or https URL, or
+            a whole image of at most 100 MB.
 
         generation_type: The use of the images: TEXT_2_VIDEO, FIRST_AND_LAST_FRAMES_2_VIDEO or REFERENCE_2_VIDEO.
 

@@ -101,7 +101,7 @@ class ModelRequest:
 
     Args:
         extra: Fields that the service has added since ``AS_OF``, in its own names and values. They are not checked,
-            and take precedence over fields of the same name.
+            and replace fields of the same name: a local file of such a field is neither checked nor uploaded.
     """
 
     #: The model's name in the service.
@@ -159,7 +159,7 @@ class ModelRequest:
         """
         problems = [
             problem
-            for field, value in self._given()
+            for field, value in self._sent()
             for problem in field.rule.problems(field.name, value, allowed_origins)
         ]
         extra: object = self.extra
@@ -182,7 +182,7 @@ class ModelRequest:
 
     def files(self) -> Mapping[str, MediaSource]:
         """Return the local files to upload first, by their paths in the input (``"image_urls[1]"``)."""
-        return {path: file for field, value in self._given() for path, file in field.rule.files(field.wire, value)}
+        return {path: file for field, value in self._sent() for path, file in field.rule.files(field.wire, value)}
 
     def input(self, uploaded: Mapping[str, str]) -> dict[str, JSON]:
         """
@@ -191,7 +191,7 @@ class ModelRequest:
         Args:
             uploaded: The URL of each of ``files()`` after its upload.
         """
-        given = {field.wire: field.rule.written(field.wire, value, uploaded) for field, value in self._given()}
+        given = {field.wire: field.rule.written(field.wire, value, uploaded) for field, value in self._sent()}
         extra: object = self.extra  # may be of any type in a request that was not checked
         return {**given, **copied_input(self.extra)} if extra != {} and is_mapping(extra) else given
 
@@ -206,6 +206,13 @@ class ModelRequest:
         from kie_async.catalogue.prices import list_price  # a request that is not asked reads no data
 
         return list_price(self.model, self.input(dict.fromkeys(self.files(), _ANY_URL)))
+
+    def _sent(self) -> Iterator[tuple[NamedRule, JSON | MediaSource]]:
+        """Yield the given fields whose values are sent: those that ``extra`` does not replace."""
+        extra: object = self.extra
+        if extra == {} or not is_mapping(extra):
+            return self._given()
+        return ((field, value) for field, value in self._given() if field.wire not in extra)
 
     def _given(self) -> Iterator[tuple[NamedRule, JSON | MediaSource]]:
         """Yield the required fields and the fields that are set, with their values."""

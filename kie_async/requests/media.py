@@ -19,7 +19,6 @@ from kie_async.errors import Problem
 from kie_async.requests.base import invalid_request
 
 __all__ = [
-    "ANY_FILE",
     "IMAGES",
     "MAX_BYTES",
     "LocalFile",
@@ -31,6 +30,7 @@ __all__ = [
     "as_media_list",
     "as_optional_media",
     "as_optional_media_list",
+    "limits_of_upload",
     "listed",
 ]
 
@@ -116,7 +116,22 @@ class MediaLimits:
 #: The limits of most image fields, and of ``KieClient.upload()``.
 IMAGES = MediaLimits(("image",), ("image/jpeg", "image/png", "image/webp"), MAX_BYTES)
 #: For a file whose field has accepted it before.
-ANY_FILE = MediaLimits(("image", "video", "audio"))
+_ANY_FILE = MediaLimits(("image", "video", "audio"))
+_ANY_SOUND = MediaLimits(("audio",))
+
+
+def limits_of_upload(url: str) -> MediaLimits:
+    """
+    Return the limits for a file whose field has accepted it before.
+
+    Args:
+        url: The URL of its last upload; its name tells a sound from a video in the same container.
+
+    >>> limits_of_upload("https://files.example/1-abc.m4a").kinds
+    ('audio',)
+    """
+    is_sound = url.endswith(tuple(suffix for _, suffix in _SOUND_CONTAINERS.values()))
+    return _ANY_SOUND if is_sound else _ANY_FILE
 
 
 @runtime_checkable

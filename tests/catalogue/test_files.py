@@ -10,7 +10,7 @@ from typing import Any
 import anyio
 import pytest
 
-from kie_async import Done, InvalidRequestError, KeyConflictError, KieClient
+from kie_async import Done, InvalidRequestError, KeyConflictError, KieClient, KieError
 from kie_async.catalogue import (
     GrokImagineImageToVideo,
     Hailuo23ImageToVideoPro,
@@ -29,7 +29,7 @@ from kie_async.catalogue import (
 )
 from kie_async.testing import FakeKie, Fault
 from tests.catalogue.samples import MP4, URL, WAV
-from tests.helpers import KEY, PROMPT
+from tests.helpers import KEY, PROMPT, client_and_fake
 from tests.requests.samples import GIF, JPEG, PNG, WEBP, png, png_of
 
 MEGABYTE = 1024 * 1024
@@ -223,7 +223,7 @@ async def test_same_key_with_another_file_of_a_list_is_a_conflict(folder: Path) 
 
 async def test_paths_in_lists_are_refused_for_strangers(folder: Path) -> None:
     async with FakeKie() as fake, KieClient(KEY, base_url=fake.url, local_files=False) as kie:
-        with pytest.raises(InvalidRequestError, match="local_files=False"):
+        with pytest.raises(InvalidRequestError, match=r"images\[1\]: got .* local_files=False"):
             await kie.submit(NanoBanana2(images=[PNG, folder / "a.png"], prompt=PROMPT))
         assert [] == fake.truth.uploads
 
@@ -290,3 +290,34 @@ def test_problem_between_fields_says_what_is_allowed(request_: Any, problems: li
 
     assert [str(problem) for problem in raised.value.problems] == problems
     assert str(raised.value).startswith(f"{type(request_).__name__} has ")
+
+
+async def test_same_bytes_of_two_kinds_are_two_uploads() -> None:
+    """The container of a video may hold a sound alone; the name of the upload tells which one it is."""
+    animation, avatar = Wan22AnimateMove(image=PNG, video=MP4), KlingAIAvatarPro(image=PNG, audio=MP4, prompt=PROMPT)
+    async with FakeKie(duration=1.0) as fake, KieClient(KEY, base_url=fake.url) as kie:
+        for request in (avatar, animation, avatar):
+            await kie.generate(request)
+        sound, video, again = fake.truth.created
+
+        assert str(sound.input["audio_url"]).endswith(".m4a")
+        assert str(video.input["video_url"]).endswith(".mp4")
+        assert sound.input == again.input
+        assert 3 == len(fake.truth.uploads)
+
+
+async def test_late_job_uploads_its_sound_as_a_sound(tmp_path: Path) -> None:
+    """The journal does not have the kind of a file, but the URL of its first upload."""
+    file = tmp_path / "voice.m4a"
+    file.write_bytes(MP4)
+    request = KlingAIAvatarPro(image=URL, audio=file, prompt=PROMPT)
+    async with client_and_fake(credits=0.0, duration=0.0) as setup:
+        with pytest.raises(KieError):
+            await setup.kie.submit(request, key="one")
+        await anyio.sleep(4 * 24 * 3600)
+        setup.fake.credits = 1e4
+        await (await setup.kie.recover())[0]
+
+        assert 2 == len(setup.truth.uploads)
+        assert str(setup.truth.created[0].input["audio_url"]).endswith(f"{setup.truth.uploads[-1].path}")
+        assert str(setup.truth.uploads[-1].path).endswith(".m4a")

@@ -12,6 +12,7 @@ import pytest
 
 import kie_async
 from kie_async import catalogue
+from kie_async.catalogue import Seedance15Pro
 from kie_async.catalogue._data import models
 from kie_async.requests._model import ModelRequest
 
@@ -77,3 +78,31 @@ def test_index_lists_all_classes() -> None:
     assert catalogue.request_class("acme/none") is None
     with pytest.raises(AttributeError, match="Kling99"):
         catalogue.Kling99  # noqa: B018 (the point)
+
+
+@pytest.mark.parametrize(
+    ("page", "sentence"),
+    [
+        ("bytedance", "25 (resolution 720p, with reference_videos)"),
+        ("bytedance", "41 (resolution 720p, without reference_videos)"),
+        ("bytedance", "The seconds of `reference_videos` are charged, too."),
+        ("kling", "110 (duration 5, generate_audio on)"),
+        ("kling", "The result is as long as `video` unless `duration` is given."),
+        ("kling", "The result is as long as `audio`."),
+        ("kling", "| `images` | `image_urls` | The first frame, or the first and the last frame: "),
+        ("veo", "The first frame, or the first and the last frame: a list of 1 to 2"),
+        ("minimax", "Each of the `reference_images` beyond 5 costs 4 more."),
+        ("qwen", "Each of the `images` costs 0.5 more."),
+        ("wan", "Each video has 5 seconds."),
+    ],
+)
+def test_page_says_what_a_model_takes_and_costs(page: str, sentence: str) -> None:
+    """A list is given or not, a flag is on or off; some files cost more."""
+    assert sentence in (ROOT / "docs" / "models" / f"{page}.md").read_text(encoding="utf-8")
+
+
+def test_one_idea_has_one_name() -> None:
+    """Seedance calls the same option by two names."""
+    fixed = Seedance15Pro(prompt="A cat", aspect_ratio="16:9", resolution="720p", duration=4, camera_fixed=True)
+
+    assert fixed.input({})["fixed_lens"] is True

@@ -6,8 +6,11 @@ import os
 import resource
 import subprocess
 import sys
+import zipfile
+from pathlib import Path
 from statistics import median
 
+import kie_async
 from kie_async import catalogue
 from tests.profile import scaled
 
@@ -52,3 +55,24 @@ def test_naming_a_class_costs_little() -> None:
     rounds = [[cpu(program) for program in programs] for _ in range(scaled(quick=3, check=3, nightly=15))]
 
     assert median((naming - client) / aiohttp for aiohttp, client, naming in rounds) <= 0.15
+
+
+def test_catalogue_works_in_an_archive(tmp_path: Path) -> None:
+    """A package on the path may be a zip file, and Python may leave out assertions and docstrings."""
+    archive = tmp_path / "kie_async.zip"
+    package = Path(kie_async.__file__).parent
+    with zipfile.ZipFile(archive, "w") as file:
+        for path in [*package.rglob("*.py"), *package.rglob("*.json")]:
+            file.write(path, path.relative_to(package.parent))
+    program = f"""
+import sys
+sys.path.insert(0, {str(archive)!r})
+sys.meta_path[:] = [finder for finder in sys.meta_path if isinstance(finder, type)]  # without editable installations
+from kie_async.catalogue import *
+request = Kling21Pro(image="https://a.example/x.png", prompt="x")
+request.check()
+print(request.list_price().credits, sys.modules["kie_async"].__file__.startswith({str(archive)!r}))
+"""
+    answer = subprocess.run([sys.executable, "-OO", "-c", program], capture_output=True, text=True, cwd=tmp_path)  # noqa: PLW1510 (the output says more)
+
+    assert "50.0 True\n" == answer.stdout, answer.stderr

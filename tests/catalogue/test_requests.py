@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import enum
+import itertools
+import json
 import re
+from pathlib import Path
 from typing import Any, cast
 
+import attrs
 import jsonschema
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kie_async import Done, InvalidRequestError, KieClient
+from kie_async import Done, InvalidRequestError, KeyConflictError, KieClient
+from kie_async._keys import price_class
+from kie_async.catalogue import Hailuo23ImageToVideoPro, Kling30Video, Seedance1ProImageToVideo, Seedance2
 from kie_async.requests._model import ModelRequest
 from kie_async.requests.base import Request
 from kie_async.testing import FakeKie
@@ -117,3 +124,75 @@ async def test_bad_values_of_every_field_are_refused_offline(record_property: Re
     assert {(model, rule.name) for model, found in CLASSES.items() for rule in found.field_rules()} == fields
     assert cases >= 1000
     record_property("catalogue", {"bad values refused": cases, "fields": len(fields)})
+
+
+class Size(str, enum.Enum):  # noqa: UP042 (str() of a StrEnum is its value)
+    """Choices of a caller, of the kind whose ``str()`` is its name."""
+
+    HIGH = "1080p"
+
+
+class Seconds(int, enum.Enum):
+    """Integers of a caller."""
+
+    TEN = 10
+
+
+def test_members_of_enumerations_are_their_values() -> None:
+    """``str()`` of such a member is its name, which the service does not know."""
+    plain = Seedance1ProImageToVideo(image=URL, prompt="x", resolution="1080p", duration=10)
+    named = Seedance1ProImageToVideo(image=URL, prompt="x", resolution=Size.HIGH, duration=Seconds.TEN)  # type: ignore[arg-type]  # the point
+    named.check()
+
+    assert json.dumps(plain.input({})) == json.dumps(named.input({}))
+    assert plain.list_price() == named.list_price()
+    assert plain.list_price() is not None
+
+
+@pytest.mark.parametrize("model", CLASSES)
+def test_number_of_many_digits_is_refused(model: str) -> None:
+    """Floats end at 308 digits, and Python writes no more than 4300; nothing of that is an error here."""
+    base, _ = next(fullest(model))
+    for rule, digits in itertools.product(CLASSES[model].field_rules(), (400, 5000)):
+        request = build(model, {**base, rule.name: 10**digits})
+        price_class(model, request.input(dict.fromkeys(request.files(), URL)))
+        request.list_price()
+
+        assert rule.name in {problem.field for problem in request.problems()}
+        assert repr(request)
+
+
+async def test_field_of_extra_is_neither_checked_nor_uploaded(tmp_path: Path) -> None:
+    """It replaces the given value, in the key of the request, too."""
+    file = tmp_path / "a.png"
+    file.write_bytes(b"no image")
+    wrong = {"resolution": "1080P", "duration": "10", "image_url": URL}
+    request = Hailuo23ImageToVideoPro(image=file, prompt="x", extra=wrong)
+    request.check()
+    async with FakeKie(models=[request.model]) as fake, KieClient(KEY, base_url=fake.url) as kie:
+        await kie.submit(request, key="one")
+        with pytest.raises(KeyConflictError) as raised:
+            await kie.submit(attrs.evolve(request, extra={**wrong, "image_url": f"{URL}2"}), key="one")
+
+        assert ("image_url",) == raised.value.differs
+        assert [] == fake.truth.uploads
+    with pytest.raises(InvalidRequestError, match="together"):
+        Hailuo23ImageToVideoPro(image=URL, prompt="x", resolution="1080P", duration=10).check()
+
+
+@pytest.mark.parametrize(
+    "request_of",
+    [
+        lambda text: Seedance2(prompt="x", reference_images=text),
+        lambda text: Kling30Video(prompt="x", elements=text),
+        lambda text: Kling30Video(prompt="x", multi_prompt=[text]),
+    ],
+    ids=["list of files", "list of objects", "object"],
+)
+def test_value_in_place_of_a_list_is_not_shown(request_of: Any) -> None:
+    """One address that belongs into a list, or a prompt that belongs into an object, is as private there."""
+    request = request_of("https://a.example/x.png?signature=SECRET")
+    with pytest.raises(InvalidRequestError) as raised:
+        request.check()
+
+    assert "SECRET" not in repr(request) + str(raised.value) + repr(raised.value)

@@ -195,7 +195,8 @@ async def test_retry_needs_its_own_reservation() -> None:
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"credits": -1}, {"credits": math.inf}, {"credits": "1"}, {"credits": 1, "price": -1}]
+    "wrong",
+    [{"credits": -1}, {"credits": math.inf}, {"credits": 10**400}, {"credits": "1"}, {"credits": 1, "price": -1}],
 )
 def test_invalid_budget_is_refused(wrong: Any) -> None:
     with pytest.raises(ConfigurationError, match="number of credits"):

@@ -142,30 +142,32 @@ class Uploads:
             # The limiter bounds memory, too: a file is in memory only while it holds a slot.
             async with self._limiter:
                 image = await anyio.to_thread.run_sync(source.load)
-                if (known := self._find_known(image.sha256)) is not None:
+                # Not by the hash: the same bytes may be a video for one field and a sound for another.
+                name = image.name
+                if (known := self._find_known(name)) is not None:
                     return known
-                running = self._running.get(image.sha256)
+                running = self._running.get(name)
                 if running is None:
                     return await self._upload(image)
             # Another task uploads the same bytes: a waiter holds neither a slot nor the bytes.
-            sha256 = image.sha256
             del image
             await running.wait()
-            if (known := self._find_known(sha256)) is not None:
+            if (known := self._find_known(name)) is not None:
                 return known
 
     def forget(self, row: Intent) -> None:
         """Forget the uploads that a request has used: the service could not fetch a file of it."""
         own = {source.sha256 for source in row.sources}
         # The caller of KieClient.upload() has put its URL into the input.
-        lost = [known for known in self._known.values() if known.sha256 in own or known.url in row.input]
-        for known in lost:
-            del self._known[known.sha256]
+        known = self._known.items()
+        lost = [name for name, uploaded in known if uploaded.sha256 in own or uploaded.url in row.input]
+        for name in lost:
+            del self._known[name]
 
-    def _find_known(self, sha256: str) -> Uploaded | None:
-        known = self._known.get(sha256)
+    def _find_known(self, name: str) -> Uploaded | None:
+        known = self._known.get(name)
         if known is not None and self._runtime.wall() < known.usable_until:
-            self._known.move_to_end(sha256)
+            self._known.move_to_end(name)
             return known
         return None
 
@@ -182,16 +184,16 @@ class Uploads:
         # The service overwrites files of the same name, and serves from a cache for a while: so other content, and an
         # upload that replaces a lost one, needs another name.
         name = f"{self._runtime.wall():.0f}-{image.name}"
-        ended = self._running[image.sha256] = anyio.Event()
+        ended = self._running[image.name] = anyio.Event()
         try:
             url, usable_until = await retrying(partial(self._attempt, image, name))
         except _RetryableUploadError as error:
             raise errors.UploadError(error.message) from None
         finally:
-            del self._running[image.sha256]
+            del self._running[image.name]
             ended.set()
         uploaded = Uploaded(url, image.sha256, usable_until)
-        self._known[image.sha256] = uploaded
+        self._known[image.name] = uploaded
         if len(self._known) > MAX_KNOWN:
             self._known.popitem(last=False)
         return uploaded

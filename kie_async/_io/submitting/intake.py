@@ -24,7 +24,7 @@ from kie_async._io.jobs.transitions import require_row
 from kie_async._keys import check_key, differs, price_class, with_values
 from kie_async._keys import fingerprint as make_fingerprint
 from kie_async.requests.base import Request, invalid_request
-from kie_async.requests.media import ANY_FILE, MediaSource
+from kie_async.requests.media import MediaSource, limits_of_upload
 from kie_async.states import JobState
 
 if TYPE_CHECKING:
@@ -159,14 +159,14 @@ class Intake:
             )
             raise errors.ConfigurationError(msg)
         self._request_types.add(type(request))
-        self.check_paths(type(request).__name__, request.files())
+        self.check_paths(type(request).__name__, request.files(), partial(_named, request))
         find_problems = partial(request.problems, allowed_origins=self.allowed_origins)
         # Local images are read from disk, which must not block the loop.
         problems = await anyio.to_thread.run_sync(find_problems) if request.files() else find_problems()
         if problems:
             raise invalid_request(type(request).__name__, problems)
 
-    def check_paths(self, name: str, images: Mapping[str, MediaSource]) -> None:
+    def check_paths(self, name: str, images: Mapping[str, MediaSource], named: Callable[[str], str] = str) -> None:
         """
         Refuse images that are given as paths, unless the client allows them; no file is read.
 
@@ -175,12 +175,14 @@ class Intake:
 
             images: The images by field.
 
+            named: Returns the caller's name of a field.
+
         Raises:
             InvalidRequestError: If there is a path, and the client has ``local_files=False``.
         """
         paths = {field: image.content for field, image in images.items() if isinstance(image.content, Path)}
         if paths and not self.local_files:
-            problems = [errors.Problem(field, shown(str(path)), _NO_PATHS) for field, path in paths.items()]
+            problems = [errors.Problem(named(field), shown(str(path)), _NO_PATHS) for field, path in paths.items()]
             raise invalid_request(name, problems)
 
 
@@ -309,7 +311,7 @@ class IntentWriter:
     async def _upload_again(self, job: LiveJob, source: SourceFile) -> SourceFile:
         if source.origin is None:
             raise await self._unsendable(job, "its file was given as bytes and uploaded too long ago")
-        image = MediaSource(Path(source.origin), ANY_FILE)
+        image = MediaSource(Path(source.origin), limits_of_upload(source.url))
         if await anyio.to_thread.run_sync(image.problems):
             raise await self._unsendable(job, f"its file was uploaded too long ago, and {source.origin} is gone")
         uploaded = await self.uploads.upload(image)
@@ -445,3 +447,14 @@ async def conflict_error(row: Intent | None, request: Request, *, key: str, job_
     differing = f" (different: {shortened(', '.join(names))})" if names else ""
     msg = f"The key {key!r} belongs to another request{differing}. Use a different key, or the same request."
     return errors.KeyConflictError(msg, differs=names, job_id=job_id)
+
+
+def _named(request: Request, path: str) -> str:
+    """Return a path of the input as the caller names it: fields have other names in the service."""
+    from kie_async.requests._model import ModelRequest  # for errors only
+
+    if isinstance(request, ModelRequest):
+        for field in request.field_rules():
+            if path == field.wire or path.startswith((f"{field.wire}[", f"{field.wire}.")):
+                return field.name + path.removeprefix(field.wire)
+    return path

@@ -109,6 +109,8 @@ class Columns(ABC):
 
     def name_problems(self, names: Collection[str]) -> list[Problem]:
         """List the problems of the names of a row's columns."""
+        if "" not in names and all(map(self.knows, names)):
+            return []
         return [problem for name in names if (problem := self.name_problem(name)) is not None]
 
     def _hint(self, name: str, known: Sequence[str]) -> str:
@@ -241,6 +243,8 @@ class _ClassColumns(Columns):
     def __init__(self, fields: ModelFields) -> None:
         super().__init__()
         self._fields = fields
+        #: The fields by column, since each row of a table has the same columns.
+        self._found: dict[str, str | None] = {}
         self.names = (KEY, MODEL, *fields.names)
         self.required = fields.required
         images = [name for name, rule in fields.rules.items() if "image" in rule.rule.media]
@@ -248,7 +252,12 @@ class _ClassColumns(Columns):
         self.image_column = next(iter(self._images), "image")
 
     def field_of(self, column: str) -> str | None:
-        return self._fields.find(column.removesuffix(JSON_SUFFIX))
+        if column in self._found:
+            return self._found[column]
+        found = self._fields.find(column.removesuffix(JSON_SUFFIX))
+        if len(self._found) < _MOST_HINTS:
+            self._found[column] = found
+        return found
 
     def build_request(
         self, cells: Mapping[str, object], *, strings: frozenset[str], open_image: Callable[[str], Path | MediaSource]

@@ -138,39 +138,36 @@ class Table:
     _is_untyped: bool = attrs.field(init=False)
 
     #: The columns by model, and the problems of models.
-    _columns: dict[object, Columns | Problem] = attrs.field(factory=dict, init=False)
+    _columns: dict[str | None, Columns | Problem] = attrs.field(factory=dict, init=False)
 
     def __attrs_post_init__(self) -> None:
         self._is_untyped = self.path.suffix.lower() not in _JSONL_SUFFIXES
 
-    @property
     def _default_columns(self) -> Columns:
-        """The columns of the rows that name no model."""
+        """Return the columns of the rows that name no model."""
         columns = self._columns_of(self.model)
         # The command has refused a default that has a problem.
         return columns_for_model(self.model) if isinstance(columns, Problem) else columns
 
-    def _columns_of(self, model: object) -> Columns | Problem:
+    def _columns_of(self, model: str | None) -> Columns | Problem:
         """Return the columns of a model, or the problem of its name."""
-        known = model if isinstance(model, str) else None
-        if known != model:
-            return model_problem(model, unlisted=self.unlisted) or columns_for_model(None)
-        if known not in self._columns:
-            problem = None if model is None else model_problem(model, unlisted=self.unlisted)
+        columns = self._columns.get(model)
+        if columns is None:
             if len(self._columns) >= _REMEMBERED_MODELS:
                 del self._columns[next(iter(self._columns))]
-            self._columns[known] = problem or columns_for_model(known)
-        return self._columns[known]
+            problem = None if model is None else model_problem(model, unlisted=self.unlisted)
+            columns = self._columns[model] = problem or columns_for_model(model)
+        return columns
 
     def _row_columns(self, row: TableRow) -> Columns | Problem:
         """Return the columns of the model that a row names, or else of the default."""
         model = row.cells.get(MODEL, "")
-        if model == "":
-            model = self.defaults.get(MODEL, "")
-        if isinstance(model, str):
-            model = model.strip()
-        self.names_models |= model != ""
-        return self._default_columns if model == "" else self._columns_of(model)
+        if model == "" and (model := self.defaults.get(MODEL, "")) == "":
+            return self._default_columns()
+        self.names_models = True
+        if not isinstance(model, str):
+            return model_problem(model, unlisted=self.unlisted) or self._default_columns()
+        return self._columns_of(model.strip())
 
     def check(self, check_row: RowCheck | None = None, *, with_keys: bool = False) -> Iterator[TableProblem]:
         """
@@ -202,9 +199,11 @@ class Table:
                     unused = [name for name in unused if not columns.knows(name)]
                     cells = self._request_cells(row, columns)
                     request, found = self._build_request(row, columns, cells, open_image)
-                    unreadable = {problem.field.removesuffix(JSON_SUFFIX) for problem in found}
                     refused = columns.request_problems(request, cells, origins=self.origins)
-                    found += [problem for problem in refused if problem.field not in unreadable]
+                    if refused and found:
+                        unreadable = {problem.field.removesuffix(JSON_SUFFIX) for problem in found}
+                        refused = [problem for problem in refused if problem.field not in unreadable]
+                    found += refused
                     problems = [problem for problem in found if problem.field not in reading.missing_columns]
                     key = row.cells.get(KEY, "")
                     input_hash = ""
@@ -282,7 +281,7 @@ class Table:
     def _prepare(self, row: TableRow, default_keys: DefaultKeys) -> PreparedRow:
         columns = self._row_columns(row)
         if isinstance(columns, Problem):  # the check has refused it, and the table has not changed
-            columns = self._default_columns
+            columns = self._default_columns()
         cells = self._request_cells(row, columns)
         request, _ = self._build_request(row, columns, cells, partial(find_image, self._image_folder))
         files, image = request.files(), None
@@ -367,7 +366,7 @@ class Table:
         """Check column names; of columns with the same name, only the first is used, and unknown columns are not."""
         given = [*names, *(name for name in self.defaults if name not in names)]
         # Where rows name their models, each row is checked against the columns of its own.
-        columns = columns_for_any_model() if MODEL in given else self._default_columns
+        columns = columns_for_any_model() if MODEL in given else self._default_columns()
         reading.checks_names = columns.names is not None
         fields = {columns.field_of(name) for name in given}
         reading.missing_columns = frozenset(columns.required) - fields
@@ -452,8 +451,8 @@ def _hash_image(image: MediaSource) -> str:
 def _shown_input(request: Request, files: Mapping[str, MediaSource]) -> Mapping[str, JSON]:
     """Return the input of a request with the names of its local files, without its image, which is shown."""
     names = {field: source.content.name if isinstance(source.content, Path) else "" for field, source in files.items()}
-    images = {field for field, source in files.items() if source.limits.kinds == ("image",)}
-    return {name: value for name, value in request.input(names).items() if name not in images}
+    image = next((field for field, source in files.items() if source.limits.kinds == ("image",)), None)
+    return {name: value for name, value in request.input(names).items() if name != image}
 
 
 def _key_problems(key: object, seen: set[int]) -> list[Problem]:

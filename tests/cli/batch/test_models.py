@@ -88,6 +88,7 @@ async def test_thirty_rows_of_five_models(fake: FakeKie, media: Path) -> None:
     assert Counter(model or PRO for model in models) == Counter(task.model for task in fake.truth.tasks.values())
     assert 4 == len(fake.truth.uploads)  # each content once
     assert ["a.png", "b.png"] == [str(name).rpartition("/")[2] for name in lines["k4"]["input"]["image_urls"][1:]]
+    assert ("a.png", False) == (lines["k0"]["input"]["tail_image_url"], "image_url" in lines["k0"]["input"])
     assert ["clip.mp4", "voice.wav"] == [lines["k3"]["input"]["video_url"], lines["k2"]["input"]["audio_url"]]
     assert ["cat.jpg", "in/a.png", "cat.jpg"] == [lines[key]["source"] for key in ("k0", "k2", "k4")]
     for model in (PRO, *SHOTS):
