@@ -123,7 +123,7 @@ def test_input_that_is_not_json_is_refused(tmp_path: Path, value: str) -> None:
         ("file", '"\\ud800.mp4"'),
         ("image", '"\\udc80.jpg"'),
         ("more", '{"\\udfff.png": "", "</script>": "\\u2028"}'),
-        ("input", '{"seed": 1e999, "\\ud800": "\\ud800"}'),
+        ("input", '{"seed": 1e308, "\\ud800": "\\ud800"}'),
         ("input", '{"seed": ' + "[" * 600 + "]" * 600 + "}"),
         ("input", '{"</script><script>alert(1)//": "\\u2028\\u2029</script>", "prompt": {"a": null}}'),
         ("source", '"http://[x"'),
