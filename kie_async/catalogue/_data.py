@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 from functools import cache
+from importlib.machinery import SourceFileLoader
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, cast
+from zipimport import zipimporter
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
-    from importlib.machinery import SourceFileLoader
 
     from kie_async.records import JSON
 
@@ -21,9 +22,10 @@ __all__ = ["model_facts", "models"]
 def models() -> Mapping[str, Mapping[str, JSON]]:
     """Return the facts about each model, by its name; the file is read once, in about 5 ms."""
     # Read as an import on first use reads a module: the event loop waits for it once.
-    # The loader of this module knows the way, also into an archive on the path.
-    loader = cast("SourceFileLoader", __spec__.loader)  # or one of an archive
-    data = loader.get_data(str(Path(__file__).with_name("models.json")))
+    path = str(Path(__file__).with_name("models.json"))
+    own: object = __spec__.loader  # knows the way into an archive
+    loader = own if isinstance(own, zipimporter) else SourceFileLoader(__name__, path)
+    data = loader.get_data(path)
     listed = cast("list[dict[str, JSON]]", json.loads(data)["models"])
     return MappingProxyType({cast("str", facts["model"]): facts for facts in listed})
 

@@ -278,10 +278,13 @@ class _Formula:
     def _with_shots(self, seconds: float) -> _Quantity:
         """Return the larger of the length and the sum of the shots: which one counts is not documented."""
         shots = self._facts.get("shots")
-        if shots is None or self._given.get(shots["when"]) is not True:
+        if shots is None:
             return _Quantity(seconds)
         given = self._given.get(shots["list"])
         listed = given if isinstance(given, (list, tuple)) else ()
+        # A list may count where the flag is not given, too.
+        if self._value(shots["when"]) is False or not (listed or self._given.get(shots["when"]) is True):
+            return _Quantity(seconds)
         lengths = [_number(shot.get("duration")) for shot in listed if isinstance(shot, Mapping)]
         total = sum(length for length in lengths if length is not None and length > 0)
         return _Quantity(max(seconds, total), upper_bound=total != seconds)

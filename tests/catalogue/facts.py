@@ -61,6 +61,8 @@ FILES = {
     "qwen3/image-to-image": ("image_urls", 0, 0.5), "qwen3/pro-image-to-image": ("image_urls", 0, 0.5),
     "minimax-h3/reference-to-video": ("reference_image_urls", 5, 4),
 }  # fmt: skip
+#: Models with a list of shots whose flag is ``customize_multi_shots``.
+OMNI = [f"kling-3.0-omni/{kind}-to-video" for kind in ("image", "reference", "text")]
 
 
 def choices(facts: dict[str, Any], name: str) -> list[Any]:
@@ -123,11 +125,20 @@ def _seconds(model: str, given: dict[str, Any]) -> float:
     if model == "wan/2-2-a14b-speech-to-video-turbo":
         return float(given.get("num_frames") or 80) / float(given.get("frames_per_second") or 16)
     seconds = SECONDS.get(model) or float(given["duration"])
-    if model == "kling-3.0/video" and given.get("multi_shots"):
+    if _has_shots(model, given):
         seconds = max(seconds, _shots(given))
     if model == "wan/2-7-videoedit" and not seconds:
         seconds = 10  # as long as the source, at most
     return seconds + (REFERENCE_SECONDS.get(model, 0) if given.get("reference_video_urls") else 0)
+
+
+def _has_shots(model: str, given: dict[str, Any]) -> bool:
+    """Return True if the shots may count: by the flag, or by their list where the flag may be on by default."""
+    names = {"kling-3.0/video": "multi_shots"} | dict.fromkeys(OMNI, "customize_multi_shots")
+    if model not in names:
+        return False
+    flag = given.get(names[model], PRICED[model]["fields"][names[model]].get("default"))
+    return flag is not False and bool(given.get("multi_prompt") or given.get(names[model]))
 
 
 def _shots(given: dict[str, Any]) -> float:
@@ -158,11 +169,7 @@ def oracle(model: str, given: dict[str, Any]) -> tuple[float, bool] | None:
         or bool(model in REFERENCE_SECONDS and given.get("reference_video_urls"))
         or (IMAGES.get(model) == "n" and (count is None or count > 1))
         or (IMAGES.get(model) == "max_images" and count is not None and count > 1)
-        or (
-            model == "kling-3.0/video"
-            and bool(given.get("multi_shots"))
-            and _shots(given) != float(given.get("duration") or 5)
-        )
+        or (_has_shots(model, given) and _shots(given) != float(given.get("duration") or 5))
         or (model == "kling-3.0-omni/transformation" and not given.get("duration"))
         or (model == "wan/2-7-videoedit" and not given.get("duration"))
     )

@@ -128,6 +128,14 @@ def test_models_without_a_price_are_those_whose_length_has_no_bound() -> None:
         ("kling-3.0-omni/transformation", {"video_urls": [CLIP]}, 320.0, True),
         ("kling-3.0-omni/transformation", {"video_urls": [CLIP], "duration": "5"}, 100.0, False),
         ("kling-3.0/video", {"mode": "std", "duration": "5", "multi_shots": True}, 70.0, True),
+        # The flag is on by default.
+        ("kling-3.0-omni/text-to-video", {"multi_prompt": [{"prompt": "x", "duration": 15}]}, 210.0, True),
+        (
+            "kling-3.0-omni/text-to-video",
+            {"customize_multi_shots": False, "multi_prompt": [{"prompt": "x", "duration": 15}]},
+            70.0,
+            False,
+        ),
         (
             "kling-3.0/video",
             {"mode": "std", "duration": "5", "multi_shots": True, "multi_prompt": [{"duration": 3}, {"duration": 4}]},
