@@ -40,9 +40,9 @@ class ModelFields:
         self._request_class = request_class
         self.rules: Mapping[str, NamedRule] = {rule.name: rule for rule in request_class.field_rules()}
         self._by_wire = {rule.wire: rule.name for rule in self.rules.values()}
-        self.names = (*self.rules, EXTRA)
+        self.names: tuple[str, ...] = (*self.rules, EXTRA)
         defaults = {field.name: field.default for field in attrs.fields(request_class)}
-        self.required = tuple(name for name in self.rules if defaults[name] is attrs.NOTHING)
+        self.required: tuple[str, ...] = tuple(name for name in self.rules if defaults[name] is attrs.NOTHING)
 
     def find(self, name: str) -> str | None:
         """
