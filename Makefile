@@ -19,7 +19,7 @@ quick: format-check lint imports quick-tests ## the inner loop, half a minute: f
 check: format-check lint types imports docs coverage ## all that must pass before a change goes in; runs a sample of the long tests
 
 nightly: $(VENV)/.installed system-tools check-all ## check-all, and every test in full: all kills, all hostile requests, ten times the examples
-	KIE_TESTS=nightly $(RUN) pytest -o faulthandler_timeout=1800 --quiet --numprocesses $(WORKERS) --dist loadgroup $(ARGS)
+	KIE_TESTS=nightly $(RUN) pytest -o faulthandler_timeout=7200 --quiet --numprocesses $(WORKERS) --dist loadgroup $(ARGS)
 
 check-all: system-tools ## the quick tests on each Python from 3.11 to 3.14, with the lowest and the newest dependencies
 	@tools/check-all.sh $(PYTHONS)

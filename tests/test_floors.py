@@ -41,7 +41,7 @@ CORE_IMPORTS = {
 }
 
 #: The private modules that the command line and the testing tools may import.
-SHARED_HELPERS = {"_data", "_display", "_dsn", "_journal_schema", "_keys", "_media", "_urls"}
+SHARED_HELPERS = {"_data", "_display", "_dsn", "_journal_schema", "_keys", "_media", "_model", "_urls"}
 OUTER_FILES = sorted(path for folder in ("cli", "testing") for path in (ROOT / "kie_async" / folder).rglob("*.py"))
 
 HEAVY = {"aiohttp", "asyncio", "anyio", "av", "cattrs", "rich", "sqlite3", "tenacity", "typer"}

@@ -18,7 +18,7 @@ from kie_async.testing.callbacks import CallbackSender, sign
 from kie_async.testing.faults import Fault, FaultScript
 from kie_async.testing.file_host import FileHost, FileStore
 from kie_async.testing.model_api import ModelApi
-from kie_async.testing.models import load_models, other_model
+from kie_async.testing.models import FakeModel, load_models, other_model
 from kie_async.testing.routes import Routes
 from kie_async.testing.server import FakeServer, Latency
 from kie_async.testing.task_api import FAILURES, Duration, TaskApi
@@ -45,6 +45,13 @@ def _wall(at: float) -> float:
     """Return the wall clock at an instant of the loop's clock; a loop may have a wall clock of its own."""
     loop = asyncio.get_running_loop()
     return float(getattr(loop, "wall_time", time.time)()) + at - loop.time()
+
+
+def _models(others: Collection[str]) -> dict[str, FakeModel]:
+    """Return the models of the catalogue, and *others*; one that is both makes what it makes, for every input."""
+    known = load_models()
+    accepting = {name: attrs.evolve(known[name], facts=None) if name in known else other_model(name) for name in others}
+    return {**known, **accepting}
 
 
 class FakeKie:
@@ -188,7 +195,7 @@ class FakeKie:
             speed=speed,
             fail_rate=fail_rate,
             failures=[TaskFailure(*failure) for failure in failures],
-            models={name: other_model(name) for name in models},
+            models=_models(models),
             prices=prices or {},
             strict=strict,
             invisible_seconds=invisible_seconds / speed,
@@ -258,11 +265,6 @@ class FakeKie:
 
     async def _run(self, started: asyncio.Future[None]) -> None:
         try:
-            # In a thread, since the first fake of a process reads a file.
-            known = await asyncio.get_running_loop().run_in_executor(None, load_models)
-            for name, model in known.items():
-                # A model of the catalogue that the caller named makes what it makes, and accepts every input.
-                self._api.models[name] = attrs.evolve(model, facts=None) if name in self._api.models else model
             async with self._server.run(self._routes.table()), anyio.create_task_group() as group:
                 group.start_soon(self._sender.run)
                 if not started.cancelled():

@@ -15,6 +15,8 @@ from tests.profile import sample, scaled
 ROWS = scaled(quick=40, check=60, nightly=300)
 PRICE = 80.0
 MODEL = "wan/2-2-a14b-image-to-video-turbo"
+#: A model that the catalogue does not have.
+UNLISTED = "acme/image"
 
 
 @pytest.fixture(params=["sqlite", "postgres"])
@@ -70,11 +72,11 @@ async def test_killed_worker_of_a_shared_table_loses_no_row(journal: str, tmp_pa
 
 @pytest.mark.parametrize(
     ("model", "kills"),
-    sample([(MODEL, False), (MODEL, True), ("z-image", False), ("z-image", True)], check=0.5),
+    sample([(MODEL, False), (MODEL, True), (UNLISTED, False), (UNLISTED, True)], check=0.5),
 )
 async def test_named_budget_holds_across_processes(journal: str, tmp_path: Path, model: str, *, kills: bool) -> None:
-    """The price of z-image is not listed, so one task of it is sent until its cost is known."""
-    async with run_fleet(journal, SCALED, prices={"z-image": PRICE}) as fleet:
+    """Without a listed price, one task of a model is sent until its cost is known."""
+    async with run_fleet(journal, SCALED, models=[UNLISTED], prices={UNLISTED: PRICE}) as fleet:
         killed, *_ = await fleet.start(3)
         run_tables(fleet, tmp_path, budget=12.5 * PRICE, model=model)
         if kills:
