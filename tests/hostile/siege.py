@@ -91,7 +91,7 @@ class Siege:
 
         results: The results of callers, by kind.
 
-        seen: The number of batches in which a job was in each state.
+        seen: The number of batches, and of ten seconds, in which a job was in each state.
 
         busiest_second: The most polls in any second, as counted by the service.
 
@@ -162,7 +162,7 @@ class Siege:
                 self.problems.append(f"a caller of {job.id} got {result!r}, and the truth is {task}")
 
     async def _sample(self) -> None:
-        """Count planned polls in each ten seconds during which some were always due."""
+        """Note states of jobs, and count planned polls in each ten seconds during which some were always due."""
         engine = await self.kie._binding.engine()  # noqa: SLF001 (due polls are not public)
         while True:
             before, always_due = self.kie.statistics(), True
@@ -170,6 +170,7 @@ class Siege:
                 await anyio.sleep(1.0)
                 always_due = always_due and len(engine.watchlist.due) > 0
             now = self.kie.statistics()
+            self.seen.update({row.state for row in await self.journal.rows()})
             if always_due:
                 self.planned_polls.append(now.polls - now.confirmations - before.polls + before.confirmations)
 
