@@ -56,5 +56,9 @@ def test_documentation_shows_how_each_planted_bug_was_found() -> None:
     assert table(found) in PAGE.read_text()
 
 
+def test_what_is_kept_of_a_fault_names_no_folder_of_a_machine() -> None:
+    assert 'File "/' not in "".join(found.violation for found in known_seeds().values())
+
+
 def test_at_least_thirty_bugs_are_planted() -> None:
     assert len(_BY_NAME) == len(MUTANTS) >= 30

@@ -77,6 +77,8 @@ _OUT_OF_ORDER = "RuntimeError: Connection closed."
 
 
 _JOB_ID = re.compile("kj_[0-9a-f]{32}")
+#: The folder of the project, which has no place in what is kept of a fault.
+_FOLDER = f"{Path(__file__).parents[2]}/"
 #: What the value of an accident selects. If a journal fails before a create, the process is killed soon after that for
 #: small values; for large ones it fails after the create, with the answer in flight. For small values, a kill after a
 #: callback waits for one of a job whose task is not known yet. For large ones, commits are lost that precede a create.
@@ -238,7 +240,7 @@ class _Log(logging.Handler):
         self._world.texts.append(text)
         is_error = record.name.startswith("aiohttp") and record.levelno >= logging.ERROR
         if "This is a bug" in text or (is_error and _OUT_OF_ORDER not in text):
-            self._world.violations.append(f"logged: {text[-600:]}")
+            self._world.violations.append(f"logged: {text.replace(_FOLDER, '')[-600:]}")
 
 
 class World:
