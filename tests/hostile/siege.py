@@ -54,6 +54,8 @@ RATE = 100.0
 PRELUDE = 600.0
 #: The time after the siege in which all jobs must end, in seconds.
 AFTERMATH = 7200.0
+#: The delay of late callbacks, in seconds.
+LATE = 60.0
 #: The age in seconds at which ended rows are deleted, and the number of unresolved jobs that are kept.
 KEPT = 60.0
 MAX_UNRESOLVED = 6
@@ -75,7 +77,7 @@ def _faults() -> list[Fault]:
         Fault("poll", "html", probability=0.02),
         Fault("callback", "lost", probability=0.5),
         Fault("callback", "copies", copies=3, probability=0.2),
-        Fault("callback", "slow", seconds=60.0, probability=0.1),
+        Fault("callback", "slow", seconds=LATE, probability=0.1),
     ]
 
 
@@ -220,9 +222,12 @@ class Siege:
             await self.kie.job(row.id).abandon()
         for entries in (truth.polls, truth.create_requests, truth.callbacks):
             entries.clear()
-        known = {row.id for row in await self.journal.rows()}
-        for task, token in list(self._tokens()):
-            if token.job_id not in known and task.ended(now - KEPT):
+        # The callback of a second paid task brings the row of a forgotten job back, with all its tasks.
+        tokens = self._tokens()
+        kept = {row.id for row in await self.journal.rows()}
+        kept |= {token.job_id for task, token in tokens if not task.ended(now - KEPT - LATE)}
+        for task, token in tokens:
+            if token.job_id not in kept:
                 del truth.tasks[task.task_id]
 
     def _find_problem(self, row: Intent) -> str | None:

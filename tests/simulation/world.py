@@ -67,6 +67,8 @@ _RECEIVER_TIMEOUT = 15.0
 #: The status of the answer to a callback that was taken.
 _TAKEN = 200
 _HUNG = 0.02
+#: The seconds within which callbacks are confirmed after all jobs have ended.
+_CONFIRMED = 120.0
 #: The seconds after which all that was left has a living owner.
 _TAKEN_OVER = 40.0
 #: The seconds after a freeze in which other workers may take a process for ended.
@@ -862,7 +864,7 @@ class World:
                 await asyncio.sleep(5.0)
         if self.plan.tier == "B":
             await self._save_some()
-        await asyncio.sleep(5.0)
+        await self._await_confirmations()
         rows = await self.rows()
         await checks.check_clients(self)
         for process in self.processes.values():
@@ -874,6 +876,15 @@ class World:
         await asyncio.sleep(1.0)
         checks.check_world(self, rows)
         checks.check_files(self, results)
+
+    async def _await_confirmations(self) -> None:
+        """Wait for the polls of tasks that callbacks have named."""
+        end = self.scheduler.now + _CONFIRMED
+        await asyncio.sleep(5.0)
+        while self.scheduler.now < end and any(
+            process.kie.statistics().confirming for process in self.processes.values()
+        ):
+            await asyncio.sleep(5.0)
 
     async def _open(self, process: Process) -> None:
         """Open a client, again and again: a failover that had begun may end an attempt."""

@@ -295,7 +295,8 @@ class Confirmations:
         self.log_critical(
             job_id,
             "The journal has no row of %s, which has created task %s (attempt %d): it has gone back in time (a"
-            " failover, or an older copy?), or the job is another journal's. A row is written for it, without its key.",
+            " failover, or an older copy?), the job was forgotten before this task ended, or it is another journal's."
+            " A row is written for it, without its key.",
             *(job_id, task_id, lost.attempts),
         )
         job = self.follower.adopt(row)
