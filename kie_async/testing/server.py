@@ -231,7 +231,10 @@ class FakeServer:
         if kind not in _UNREADABLE:
             entry.code, entry.status = response.code, response.status
         response = attrs.evolve(response, headers={**self._proxy_headers(request), **response.headers})
-        return await (_send(request, response) if fault is None else _send_with_fault(request, response, fault))
+        try:
+            return await (_send(request, response) if fault is None else _send_with_fault(request, response, fault))
+        except ConnectionError:  # the client has left meanwhile
+            return _RawResponse(b"", "close")
 
     async def _travel(self) -> None:
         """Wait for the latency of one way over the network."""

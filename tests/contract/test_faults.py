@@ -7,6 +7,7 @@ import json
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import aiohttp
+import attrs
 import pytest
 
 from kie_async.testing import FakeKie, Fault
@@ -316,11 +317,22 @@ async def test_interrupted_request_was_not_sent(serve: Serve) -> None:
         assert 200 == (await api.create()).json["code"]
 
 
-@pytest.mark.parametrize("kind", ["reset", "half_body", "garbage"])
-async def test_ended_connection_is_not_ended_again(serve: Serve, kind: Any) -> None:
-    async with serve(latency=(1.0, 1.0), faults=[Fault("create", kind, after=True, nth=1)]) as api:
+@pytest.mark.parametrize(
+    "fault",
+    [
+        Fault("create", "reset", after=True),
+        Fault("create", "half_body", after=True),
+        Fault("create", "garbage", after=True),
+        Fault("create", "slow_body", seconds=0.05),
+    ],
+)
+async def test_ended_connection_is_not_ended_again(
+    serve: Serve, fault: Fault, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with serve(latency=(1.0, 1.0), faults=[attrs.evolve(fault, nth=1)]) as api:
         await send_raw(api.fake, timeout=0.1)
         await asyncio.sleep(5)
 
         assert 1 == len(api.fake.truth.created)
         assert 200 == (await api.create()).json["code"]
+    assert [] == [record.getMessage() for record in caplog.records if record.name == "aiohttp.server"]

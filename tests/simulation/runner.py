@@ -6,6 +6,7 @@ import json
 import os
 import tempfile
 import time
+import warnings
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -77,7 +78,7 @@ class Result:
 def run_plan(plan: Plan) -> Result:
     """Run a simulation."""
     began = time.process_time()
-    with tempfile.TemporaryDirectory(dir=_FOLDER) as folder:
+    with tempfile.TemporaryDirectory(dir=_FOLDER) as folder, warnings.catch_warnings():
         world = World(plan, Path(folder))
         try:
             world.run()

@@ -7,12 +7,14 @@ First calls begin and accidents happen; then everything heals, and every job has
 from __future__ import annotations
 
 import asyncio
+import gc
 import hashlib
 import logging
 import math
 import random as global_random
 import re
 import sqlite3
+import warnings
 from collections import Counter, defaultdict, deque
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from contextlib import suppress
@@ -790,6 +792,7 @@ class World:
         """Never step a loop again; if its process *ends*, the system closes its files, and with them their locks."""
         self.scheduler.loops.remove(loop)
         self.graves.append(loop)
+        warnings.simplefilter("ignore", ResourceWarning)  # the dead leave their connections open
         self.network.lose(loop)
         for part in _parts(loop):
             self.lost_parts.add(part._path.stem)
@@ -958,6 +961,8 @@ class World:
         logging.disable()
         try:
             self._free()
+            if self.graves and self.plan.tier == "B":
+                gc.collect()  # the connections of the dead warn when they are collected
         finally:
             logging.disable(logging.NOTSET)
 
