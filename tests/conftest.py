@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 from blockbuster import blockbuster_ctx
+from xdist.scheduler import LoadScopeScheduling  # type: ignore[import-untyped]  # it says nothing of its types
 
 from kie_async.testing.clock import GRACE_TURNS, VirtualLoop, pending_tasks
 from tests import profile
@@ -16,6 +17,8 @@ from tests.figures import RunFigures
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Generator, Iterator
+
+    from xdist.remote import Producer  # type: ignore[import-untyped]  # see above
 
 profile.load_hypothesis_profile()
 
@@ -41,9 +44,11 @@ UNMEASURED_FILES = frozenset(
         "test_callback_bodies.py",
         "test_callback_warnings.py",
         "test_callbacks_fallback.py",
+        "test_callbacks_in_doubt.py",
         "test_callbacks_other_process.py",
         "test_callbacks_workers.py",
         "test_cancellation.py",
+        "test_docs.py",
         "test_folder.py",
         "test_gateways.py",
         "test_given_up.py",
@@ -58,10 +63,15 @@ UNMEASURED_FILES = frozenset(
         "test_map_budget.py",
         "test_map_concurrently.py",
         "test_map_files.py",
+        "test_map_list_prices.py",
         "test_map_price_classes.py",
         "test_map_restarts.py",
+        "test_map_shared.py",
         "test_map_stopping.py",
         "test_map_threads.py",
+        "test_media_sources.py",
+        "test_named_budgets.py",
+        "test_named_tasks.py",
         "test_polling.py",
         "test_refusals.py",
         "test_results.py",
@@ -69,21 +79,30 @@ UNMEASURED_FILES = frozenset(
         "test_services.py",
         "test_shared_limits.py",
         "test_shares.py",
+        "test_shown_files.py",
         "test_sqlite.py",
         "test_stateful_client.py",
+        "test_task_factories.py",
         "test_unwritten.py",
+        "test_uploads.py",
     }
 )
 #: Folders whose tests share an expensive fixture: one worker runs all of them.
-GROUPED_FOLDERS = ("examples", "browser")
+GROUPED_FOLDERS = frozenset({"examples", "browser"})
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Keep groups of tests on one worker."""
-    for item in items:
-        for folder in GROUPED_FOLDERS:
-            if folder in item.path.parts:
-                item.add_marker(pytest.mark.xdist_group(folder))
+class FolderScheduling(LoadScopeScheduling):  # type: ignore[misc]  # see above
+    """Tests one by one to the next free worker, but those of a grouped folder to one."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        folders = GROUPED_FOLDERS.intersection(nodeid.partition("::")[0].split("/"))
+        return min(folders, default=nodeid)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> FolderScheduling | None:
+    """Keep groups of tests on one worker: pytest-xdist 3.8 does not see the marks of pytest 9.2."""
+    return FolderScheduling(config, log) if config.getvalue("dist") == "loadgroup" else None
 
 
 @pytest.hookimpl(wrapper=True)

@@ -91,7 +91,7 @@ def lost(setup: Setup, found: list[Outcome]) -> set[str]:
 @pytest.mark.parametrize("how", ["memory", "file", "callbacks"])
 async def test_a_table_survives_each_odd_answer_at_each_place(how: str, tmp_path: Path) -> None:
     """Each answer is given to one poll, one upload, one download and one create, which has landed every other time."""
-    names, count = sample(list(FOREIGN), check=0.35), scaled(quick=40, check=110, nightly=300)
+    names, count = sample(list(FOREIGN), check=0.25), scaled(quick=40, check=110, nightly=300)
     faults = [
         place
         for number, name in enumerate(names)

@@ -62,7 +62,7 @@ async def run_budget(
         return setup.truth.spent(anyio.current_time()), sum(charges.values()), len(setup.truth.created)
 
 
-@settings(max_examples=examples(100))
+@settings(max_examples=examples(50))
 @given(tables(), st.sampled_from([100.0, 100.0, 1000.0]), st.sampled_from([0.0, 0.2]))
 async def test_mixed_tiers_never_cost_more_than_the_budget(
     rows: list[tuple[str, MarketRequest]], credits: float, fail_rate: float
@@ -76,7 +76,7 @@ async def test_mixed_tiers_never_cost_more_than_the_budget(
 
 
 @pytest.mark.parametrize("factor", [0.5, 1.5, 3.0])
-@settings(max_examples=examples(40))
+@settings(max_examples=examples(20))
 @given(tables(), st.sampled_from([100.0, 1000.0]))
 async def test_wrong_list_costs_no_more_than_one_task_of_each_class(
     factor: float, rows: list[tuple[str, MarketRequest]], credits: float

@@ -61,7 +61,7 @@ async def test_tables_of_one_client_share_the_budget(tables: int) -> None:
         await assert_settled(setup.kie)
 
 
-@pytest.mark.parametrize("seed", range(scaled(quick=1, check=4, nightly=40)))
+@pytest.mark.parametrize("seed", range(scaled(quick=1, check=2, nightly=40)))
 async def test_two_clients_on_one_file_never_go_over(tmp_path: Path, seed: int) -> None:
     """Three tables each; tasks fail, responses are lost, and ambiguous creates are paid."""
     faults = [

@@ -107,7 +107,7 @@ QUESTIONS: dict[str, Callable[[KieClient, str, FakeKie], Awaitable[object]]] = {
 @pytest.mark.parametrize("lost", ["the task and its end", "its end"])
 async def test_no_question_overwrites_a_task_that_is_not_written(tmp_path: Path, lost: str, *, held: bool) -> None:
     """Each question is asked while writes fail, and again as soon as they succeed, before the client tries them."""
-    for name in sample(sorted(QUESTIONS), check=0.4):
+    for name in sample(sorted(QUESTIONS), check=0.25):
         ask = QUESTIONS[name]
         disk = Disk(tmp_path / f"{name}.db", held=held)
         async with FakeKie(duration=20.0, latency=(1.0, 1.0)) as fake:

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 #: Requests to a client that requires signatures, and to one that does not.
-SIGNED = profile.scaled(quick=2500, check=4000, nightly=70_000)
+SIGNED = profile.scaled(quick=2500, check=2500, nightly=70_000)
 UNSIGNED = profile.scaled(quick=2500, check=1500, nightly=30_000)
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from tests import profile
 from tests.real_time.batch_siege import KILLS, LOST, siege
 
-ROWS = profile.scaled(quick=100, check=200, nightly=2000)
+ROWS = profile.scaled(quick=100, check=120, nightly=2000)
 
 
 async def test_run_killed_three_times_pays_once(tmp_path: Path) -> None:

@@ -61,7 +61,7 @@ async def test_kill_neither_pays_twice_nor_loses_a_task(
     part: int, points: list[KillPoint], tmp_path: Path, record_property: RecordFigures
 ) -> None:
     """Every wait of the next process ends, and every charged task is known."""
-    sweep, sampled = Sweep(tmp_path / "sweep"), profile.sample(points, check=0.06)[part::3]
+    sweep, sampled = Sweep(tmp_path / "sweep"), profile.sample(points, check=0.04)[part::3]
     await sweep.run(sampled)
     record_property("kill sweep", {"kills": sweep.signaled})
 
@@ -72,7 +72,7 @@ async def test_kill_neither_pays_twice_nor_loses_a_task(
 async def test_two_processes_may_replace_one(points: list[KillPoint], tmp_path: Path) -> None:
     """Both recover and submit all keys again; each job has one owner and one outcome."""
     sweep = Sweep(tmp_path / "sweep", restarts=2)
-    await sweep.run(profile.sample(points, check=0.06))
+    await sweep.run(profile.sample(points, check=0.04))
 
     assert [] == sweep.wrong
 
