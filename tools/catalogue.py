@@ -13,7 +13,7 @@ import re
 import sys
 import textwrap
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -523,11 +523,22 @@ def render_class(facts: Mapping[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def alternatives(facts: Mapping[str, Any], names: Mapping[str, str]) -> Collection[str]:
+    """Return the fields of which a request needs one group; a variant that requires none needs one that is its own."""
+    excluded = dict.fromkeys(name for variant in facts.get("variants", ()) for name in variant.get("excludes", ()))
+    ways: dict[str, None] = {}
+    for variant in facts.get("variants", ()):
+        if variant.get("required") or variant.get("fields"):
+            ways[" and ".join(f"``{names[name]}``" for name in variant["required"])] = None
+        elif own := [name for name in excluded if name not in variant.get("excludes", ())]:
+            ways[" or ".join(f"``{names[name]}``" for name in own)] = None
+    return ways
+
+
 def relations(facts: Mapping[str, Any], names: Mapping[str, str]) -> list[str]:
     """Return sentences about the rules between the fields of a model."""
     sentences = []
-    variants = [variant for variant in facts.get("variants", ()) if variant.get("required") or variant.get("fields")]
-    ways = dict.fromkeys(" and ".join(f"``{names[name]}``" for name in variant["required"]) for variant in variants)
+    ways = alternatives(facts, names)
     if len(ways) > 1:
         sentences.append(f"It needs one of these: {'; '.join(ways)}.")
     for variant in facts.get("variants", ()):

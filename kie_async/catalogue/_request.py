@@ -104,7 +104,10 @@ class _Relations:
 
     def _with_alternatives(self, body: Mapping[str, JSON], problem: Problem) -> Problem:
         """Add the fields of other variants that may be given in the place of one that lacks."""
-        needed = [[self._name(name) for name in _listed(variant, "required")] for variant in self._variants()]
+        needed = [
+            [self._name(name) for name in _listed(variant, "required") or self._own(variant)[:1]]
+            for variant in self._variants()
+        ]
         given = {self._name(name) for name in body if name in self.fields}
         instead = [
             " and ".join(name for name in names if name not in given) for names in needed if problem.field not in names
@@ -124,6 +127,14 @@ class _Relations:
             for variant in variants
         ]
 
+    def _own(self, variant: Facts) -> Sequence[str]:
+        """Return the fields of a variant of which it requires any one: those that only others exclude."""
+        excludes = _listed(variant, "excludes")
+        if not excludes or _listed(variant, "required") or _listed(variant, "fields"):
+            return ()
+        others = dict.fromkeys(name for other in self._variants() for name in _listed(other, "excludes"))
+        return [name for name in others if name not in excludes]
+
     def _settle_variant(
         self, body: dict[str, JSON], variant: Facts, unchecked: Collection[object]
     ) -> tuple[dict[str, JSON], list[Problem], list[Problem]]:
@@ -142,6 +153,9 @@ class _Relations:
                     body[name] = value
                 elif not self.rules[name].required:  # None is refused by the rule of such a field
                     misfits.append(Problem(self._name(name), "nothing", self.rules[name].rule.expected))
+        own = self._own(variant)
+        if own and body.keys().isdisjoint(own):
+            misfits.append(Problem(self._name(own[0]), "nothing", self.rules[own[0]].rule.expected))
         others = [self._name(name) for name in self._alternatives() if name in body and name not in excludes]
         for name in (name for name in body if name not in unchecked):
             if name in self.fields and (name in excludes or name not in allowed):

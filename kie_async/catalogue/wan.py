@@ -801,7 +801,8 @@ class Wan30Video(CatalogueRequest):
     """
     A request for ``wan/3-0-video``, which makes a video of a text or of images.
 
-    It needs one of these: ``prompt``; ``image``. ``image`` excludes ``reference_images``, ``reference_videos``,
+    It needs one of these: ``prompt``; ``image``; ``reference_images`` or ``reference_videos`` or ``reference_audios``
+    or ``reference_file`` or ``reference_link``. ``image`` excludes ``reference_images``, ``reference_videos``,
     ``reference_audios``, ``reference_file`` or ``reference_link``. ``last_image`` needs ``image``.
 
     Args:
@@ -872,7 +873,8 @@ class Wan30VideoPrime(CatalogueRequest):
     """
     A request for ``wan/3-0-video-prime``, which makes a video of a text or of images.
 
-    It needs one of these: ``prompt``; ``image``. ``image`` excludes ``reference_images``, ``reference_videos``,
+    It needs one of these: ``prompt``; ``image``; ``reference_images`` or ``reference_videos`` or ``reference_audios``
+    or ``reference_file`` or ``reference_link``. ``image`` excludes ``reference_images``, ``reference_videos``,
     ``reference_audios``, ``reference_file`` or ``reference_link``. ``last_image`` needs ``image``.
 
     Args:

@@ -74,19 +74,25 @@ def fullest(model: str) -> Iterator[tuple[dict[str, Any], dict[str, Any]]]:
 
 
 def smallest(model: str) -> Iterator[dict[str, Any]]:
-    """Yield the options that a caller must give, for each variant."""
+    """Yield the options that a caller must give, for each variant; one that requires nothing needs what is its own."""
     signature = inspect.signature(CLASSES[model].__init__)
     needed = {name for name, option in signature.parameters.items() if option.default is option.empty} - {"self"}
     variants = FACTS[model].get("variants") or [{}]
-    for variant, generated in zip(variants, inputs_of(FACTS[model], full=False), strict=True):
+    bodies = (inputs_of(FACTS[model], full=full) for full in (False, True))
+    for variant, generated, full in zip(variants, *bodies, strict=True):
         options = options_of(model, possible(model, generated))
         wires = {rule.name: rule.wire for rule in CLASSES[model].field_rules()}
-        yield {
+        chosen = {
             name: value
             for name, value in options.items()
             if name in needed
             or (wires[name] in variant.get("required", ()) and "default" not in FACTS[model]["fields"][wires[name]])
         }
+        if variant.get("required") == []:
+            excluded = [name for other in variants for name in other.get("excludes", ())]
+            own = {name: full[name] for name in excluded if name in full and name not in variant["excludes"]}
+            chosen |= options_of(model, dict([*own.items()][:1]))
+        yield chosen
 
 
 def _schema_of(facts: Mapping[str, Any]) -> dict[str, Any]:
