@@ -154,6 +154,18 @@ async def test_update_changes_all_but_the_state(journal: Journal) -> None:
     assert await journal.update_fields(make_intent(2).id, at=5.0, credits=8.0) is None
 
 
+async def test_no_change_drops_a_duplicate_task(journal: Journal) -> None:
+    """Another process may have added one since the row was read."""
+    row = await bring_to_state(journal, await journal.add(make_intent(1)), S.SUBMITTED)
+    for at, task_id in ((2.0, "b"), (3.0, "c")):
+        await journal.update_fields(row.id, at=at, duplicate_task_ids=(task_id,))
+    done = await journal.transition(row, S.SUCCEEDED, at=4.0, duplicate_task_ids=("d",))
+
+    assert done is not None
+    assert ("b", "c", "d") == done.duplicate_task_ids
+    assert [done] * 3 == [await journal.by_task(task_id) for task_id in ("b", "c", "d")]
+
+
 async def test_row_is_found_by_task_and_duplicates(journal: Journal) -> None:
     """Until the row is forgotten."""
     row = await bring_to_state(journal, await journal.add(make_intent(1)), S.SUBMITTED)

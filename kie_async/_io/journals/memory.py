@@ -8,7 +8,7 @@ import platform
 from bisect import bisect_right
 from collections.abc import Callable, Collection, Mapping, Sequence
 from itertools import islice
-from typing import NoReturn, TypeVar, Unpack
+from typing import NoReturn, TypeVar, Unpack, cast
 
 import anyio
 import attrs
@@ -27,6 +27,7 @@ from kie_async._core.budget_ledger import (
 from kie_async._core.durations import Kind
 from kie_async._core.lifecycle import ENDED, OPEN, Intent, can_follow, has_yielded
 from kie_async._io.journals.journal import Changes, Service, WorkerReport, illegal_transition, load_worker
+from kie_async._io.journals.rows import keep_duplicates
 from kie_async._io.runtime import Runtime
 from kie_async._keys import row_key
 from kie_async.budget import BudgetInfo
@@ -118,7 +119,7 @@ class MemoryJournal:
             return None
         if state is JobState.INTENT:
             changes.setdefault("owner", _HERE)
-        changed = attrs.evolve(row, state=state, updated_at=at, version=row.version + 1, **changes)
+        changed = _changed(attrs.evolve(row, state=state), at, changes)
         if state is JobState.SENDING and changed.budget is not None:
             info = changed_budget(self._budgets[changed.budget], row, changed)
             check_create(info, changed, self._uncharged(changed.budget) if changed.price is None else ())
@@ -126,7 +127,7 @@ class MemoryJournal:
 
     async def update_fields(self, job_id: str, *, at: float, **changes: Unpack[Changes]) -> Intent | None:
         row = self._rows.get(job_id)
-        return None if row is None else self._put(attrs.evolve(row, updated_at=at, version=row.version + 1, **changes))
+        return None if row is None else self._put(_changed(row, at, changes))
 
     async def get(self, job_id: str) -> Intent | None:
         return self._rows.get(job_id)
@@ -334,3 +335,8 @@ class MemoryJournal:
         for task_id in (row.task_id, *row.duplicate_task_ids):
             if task_id is not None:
                 self._by_task.pop(task_id, None)
+
+
+def _changed(row: Intent, at: float, changes: Changes) -> Intent:
+    kept = keep_duplicates(changes, row) if "duplicate_task_ids" in changes else changes
+    return attrs.evolve(row, updated_at=at, version=row.version + 1, **cast("Changes", kept))

@@ -27,6 +27,7 @@ from kie_async._io.journals.rows import (
     IS_UNCHARGED,
     IS_UNFINISHED,
     in_states,
+    keep_duplicates,
     to_columns,
     to_row,
 )
@@ -123,6 +124,8 @@ def update_row(
     Raises:
         BudgetExceededError: If the new state is SENDING, and the row's budget has no room; then roll back.
     """
+    if "duplicate_task_ids" in fields:
+        fields = keep_duplicates(fields, (yield from _select_one("id = %(id)s FOR UPDATE", id=job_id)))
     columns = _storable(to_columns(fields))
     values: dict[str, object] = {
         **columns,

@@ -31,6 +31,7 @@ __all__ = [
     "IS_UNCHARGED",
     "IS_UNFINISHED",
     "in_states",
+    "keep_duplicates",
     "to_columns",
     "to_row",
     "without_secrets",
@@ -83,6 +84,13 @@ def to_columns(fields: Mapping[str, object]) -> dict[str, object]:
     if "state" in columns:
         columns["state"] = str(columns["state"])
     return columns
+
+
+def keep_duplicates(fields: Mapping[str, object], present: Intent | None) -> Mapping[str, object]:
+    """Return new values of a row that drop no duplicate task: other processes may have added some since it was read."""
+    known = () if present is None else present.duplicate_task_ids
+    given: Collection[str] = fields["duplicate_task_ids"]  # type: ignore[assignment]  # its type in Intent
+    return {**fields, "duplicate_task_ids": tuple(dict.fromkeys((*known, *given)))}
 
 
 def without_secrets(changes: Changes) -> Changes:

@@ -28,6 +28,7 @@ from kie_async._io.journals.rows import (
     IS_UNCHARGED,
     IS_UNFINISHED,
     in_states,
+    keep_duplicates,
     to_columns,
     to_row,
 )
@@ -313,6 +314,8 @@ def _update_row(
         if other is not None and other.id != job_id and other.origin == seen.origin:
             return None
     before = select_one(connection, "id = ? AND budget IS NOT NULL", job_id)
+    if "duplicate_task_ids" in fields:
+        fields = keep_duplicates(fields, select_one(connection, "id = ?", job_id))
     columns = to_columns(fields)
     assignments = ", ".join(f"{name} = ?" for name in columns)
     where, values = "id = ? AND version >= ?", list[object]([job_id, least_version])
