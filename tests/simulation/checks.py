@@ -26,6 +26,7 @@ from tests.simulation.plan import CLOSING, PIPE_ACCIDENTS
 
 if TYPE_CHECKING:
     from kie_async.testing.tasks import FakeTask
+    from tests.simulation.calls import Call
     from tests.simulation.plan import Accident, Plan, Trouble
     from tests.simulation.world import Process, World
 
@@ -259,7 +260,7 @@ def _check_in_time(world: World) -> None:
         *((begin, end + _AFTERMATH) for begin, end in world.disturbed),
         # Signed callbacks are refused where the clock is wrong.
         *((one.at, math.inf) for one in plan.accidents if one.kind == "wall clock" and plan.signed),
-        *((call.began, (call.ended or math.inf) + _AFTERMATH) for call in world.calls if call.step.call in CLOSING),
+        *((call.began, _closed_until(call)) for call in world.calls if call.step.call in CLOSING),
     ]
     polled_until = {poll.task_id: poll.at for poll in truth.polls}
     for call in world.calls:
@@ -281,6 +282,12 @@ def _check_in_time(world: World) -> None:
                     f"{call.step.call} was told {late:.1f} s after the end of a task of {task.charged:g} credits that"
                     f" took {task.ends_at - task.created_at:.0f} s, while {running} ran; {bound:.1f} s are allowed"
                 )
+
+
+def _closed_until(call: Call) -> float:
+    """Return when a worker takes callbacks again; one whose call was cancelled stays closed, and refuses them."""
+    cancelled = call.step.cancel_after is not None or call.step.timeout is not None
+    return math.inf if call.ended is None or cancelled else call.ended + _AFTERMATH
 
 
 def _in_time(plan: Plan, duration: float, running: int) -> float:

@@ -303,7 +303,7 @@ class JournalWatch:
     unsent_timeout: float
     _jobs: dict[str, LiveJob] = attrs.field(factory=dict, init=False)
     #: The ids of rows that may have changed between their reading and the beginning of the watch.
-    _unchecked: set[str] = attrs.field(factory=set, init=False)
+    _unchecked: dict[str, None] = attrs.field(factory=dict, init=False)  # an ordered set
     _next_check: Timer | None = attrs.field(default=None, init=False)
     #: The instants at which jobs that were not sent were found without an owner, by their ids.
     _left_at: dict[str, float] = attrs.field(factory=dict, init=False)
@@ -324,7 +324,7 @@ class JournalWatch:
         if not self.journal.durable or not self.supervisor.running:
             return  # no other process can change it, or the client ends
         self._jobs[job.id] = job
-        self._unchecked.add(job.id)
+        self._unchecked[job.id] = None
         self._schedule()
         if not self._waiting:
             self._waiting = True
@@ -342,7 +342,7 @@ class JournalWatch:
 
     def _start_check(self) -> None:
         self._next_check = None
-        unchecked, self._unchecked = self._unchecked, set()
+        unchecked, self._unchecked = self._unchecked, {}
         if self.supervisor.running:
             self.supervisor.start(self._check, unchecked)
 
@@ -366,7 +366,7 @@ class JournalWatch:
         try:
             await self.read_again(jobs)
         except errors.JournalError:
-            self._unchecked.update(job.id for job in jobs)
+            self._unchecked.update((job.id, None) for job in jobs)
             self._log_unreadable()
             self._schedule()
         else:

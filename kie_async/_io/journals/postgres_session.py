@@ -104,8 +104,8 @@ class News:
     """
 
     def __init__(self) -> None:
-        #: The ids of changed rows.
-        self.ids: set[str] = set()
+        #: The ids of changed rows, in the order of their first change.
+        self.ids: dict[str, None] = {}
         #: True if any row may have changed.
         self.is_any = False
         #: True once this worker's heartbeat was heard.
@@ -113,7 +113,7 @@ class News:
 
     def take(self) -> Collection[str] | None:
         """Return the ids of changed rows, or None if any may have changed, and forget them."""
-        found, self.ids = self.ids, set()
+        found, self.ids = self.ids, {}
         was_any, self.is_any = self.is_any, False
         return None if was_any else found
 
@@ -283,7 +283,7 @@ class PostgresSession:
         if notification.channel == self._own["own_name"]:
             self._news.heard_own = True
         elif self._connection is not None and notification.pid != self._connection.info.backend_pid:
-            self._news.ids.add(notification.payload)
+            self._news.ids[notification.payload] = None
 
     def hear(self) -> None:
         """Take the server's notifications; a connection that it has closed is made again."""
