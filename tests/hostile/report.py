@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 import attrs
 
 from kie_async import Statistics
-from kie_async._io.journals.sqlite import SqliteStore
 from kie_async.states import JobState
 from tests.helpers import KEY
 from tests.hostile.attacks import FIXED, WAYS, Attack, Way, draw_attacks
@@ -157,9 +156,7 @@ async def run_siege(count: int, *, journal: Journal, signed: bool, seed: int = 0
                 posted += len(attacks)
                 del attacks
                 if posted in (WARM, count):
-                    # What a journal on disk has acknowledged in the last ten minutes is kept on purpose.
-                    kept = held_by(journal._restoration) if isinstance(journal, SqliteStore) else 0  # noqa: SLF001
-                    memory.append((held_by(siege.kie) - kept, resident()))
+                    memory.append((held_by(siege.kie), resident()))
             planned_polls, after = siege.planned_polls[quiet:], siege.kie.statistics()
     return Report(
         siege=siege,
