@@ -78,8 +78,11 @@ async def test_failover_to_a_lagging_standby_pays_nothing_twice(primary: Postgre
         await fleet.all_told(survivors)
         figures, rows = fleet.figures(), await fleet.rows()
 
+    # Creates that were on their way when their worker was killed may not have arrived.
+    in_doubt = sum(row["state"] == "unresolved" for row in rows.values())
     assert [] == contradictions(rows, fleet.fake.truth)
-    assert (JOBS, 0) == (figures.created, figures.paid_twice)
+    assert JOBS - in_doubt <= figures.created <= JOBS
+    assert (0, True) == (figures.paid_twice, in_doubt <= JOBS // WORKERS)
     assert figures.refused <= 20
     assert {"Generation": JOBS - JOBS // WORKERS} == told(*survivors)
 

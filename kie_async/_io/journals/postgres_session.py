@@ -115,7 +115,7 @@ class News:
         """Return the ids of changed rows, or None if any may have changed, and forget them."""
         found, self.ids = self.ids, {}
         was_any, self.is_any = self.is_any, False
-        return None if was_any else found
+        return None if was_any else found.keys()
 
 
 class PostgresSession:
