@@ -18,6 +18,7 @@ import attrs
 __all__ = [
     "CallbackToken",
     "account_of",
+    "base_of",
     "callback_secret",
     "find_token",
     "make_callback_url",
@@ -101,6 +102,12 @@ def make_callback_url(base: str, secret: bytes, job_id: str, attempt: int) -> st
     """
     path, mark, query = base.partition("?")
     return f"{path.rstrip('/')}/{make_token(secret, job_id, attempt)}{mark}{query}"
+
+
+def base_of(url: str) -> str:
+    """Return the base from which ``make_callback_url`` has made a URL, without slashes at its end."""
+    path, mark, query = url.partition("?")
+    return f"{path.rstrip('/').rpartition('/')[0]}{mark}{query}"
 
 
 def find_token(secret: bytes, url: str, *older: bytes) -> CallbackToken | None:

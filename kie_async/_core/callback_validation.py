@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 
 import attrs
 
-from kie_async._core.callback_token import find_token
+from kie_async._core.callback_token import base_of, find_token
 from kie_async._core.lenient_json import decode
 from kie_async._core.lifecycle import Intent, encode_for_journal
 from kie_async._core.wire import Param, read_param
@@ -274,6 +274,7 @@ def lost_row(record: TaskRecord, job_id: str, secrets: Sequence[bytes], *, now: 
         price_class=price_class(model, given),
         created_at=record.created_at or now,
         updated_at=now,
+        callback_url=None if token is None else base_of(param.callback_url or ""),
         state=JobState.SUBMITTED,
         attempts=1 if token is None else token.attempt,
         sending_at=record.created_at,

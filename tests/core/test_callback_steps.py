@@ -183,6 +183,7 @@ def test_lost_row_has_what_the_record_shows() -> None:
     row = lost_row(record, JOB, [SECRET, older], now=9.0)
 
     assert ("a/model", '{"prompt":"x"}', 3, record.task_id) == (row.model, row.input, row.attempts, row.task_id)
+    assert BASE == row.callback_url
     assert (JOB, JobState.SUBMITTED, 5.0, 5.0, 9.0) == (
         row.id,
         row.state,

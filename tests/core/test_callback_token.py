@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from kie_async._core.callback_token import (
     CallbackToken,
     account_of,
+    base_of,
     callback_secret,
     find_token,
     make_callback_url,
@@ -144,6 +145,7 @@ def test_the_token_is_found_in_its_url(base: str, secret: bytes, job_id: str, at
     assert url.startswith(path.rstrip("/") + "/kj_")
     assert query == url.partition("?")[2]
     assert CallbackToken(job_id, attempt) == find_token(secret, url)
+    assert url == make_callback_url(base_of(url), secret, job_id, attempt)
 
 
 @pytest.mark.parametrize(

@@ -70,16 +70,16 @@ class Log(logging.Handler):
 
     @contextmanager
     def reading(self) -> Iterator[None]:
-        """Check all records within the context, down to DEBUG."""
+        """Check all records within the context, down to DEBUG; pytest, which would keep them, does not see them."""
         root = logging.getLogger()
-        level = root.level
-        root.addHandler(self)
+        level, handlers = root.level, [*root.handlers]
+        root.handlers[:] = [self]
         root.setLevel(logging.DEBUG)
         try:
             yield
         finally:
             root.setLevel(level)
-            root.removeHandler(self)
+            root.handlers[:] = handlers
 
 
 def held_by(root: object) -> int:
