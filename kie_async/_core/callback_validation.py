@@ -243,10 +243,8 @@ def echoes_token(record: TaskRecord, job_id: str, secret: bytes, *older: bytes) 
 
         *older: The secrets of other API keys.
     """
-    param = read_param(record)
-    if param is None or param.callback_url is None:
-        return False
-    token = find_token(secret, param.callback_url, *older)
+    param = read_param(record) or Param()
+    token = find_token(secret, param.callback_url or "", *older)
     return token is not None and token.job_id == job_id
 
 

@@ -313,8 +313,7 @@ class Confirmations:
             if proved is None:
                 return CallbackFinding.UNKNOWN  # it stays in the journal: resolve() may name it
             return CallbackFinding.OWN if proved else CallbackFinding.FOREIGN
-        invisible = poll.verdict is PollVerdict.NOT_VISIBLE
-        return CallbackFinding.INVISIBLE if invisible else CallbackFinding.UNKNOWN
+        return CallbackFinding.INVISIBLE if poll.verdict is PollVerdict.NOT_VISIBLE else CallbackFinding.UNKNOWN
 
     async def _is_proved(self, row: Intent, record: TaskRecord) -> bool | None:
         if row.callback_url is None:  # the answer to the create has named the task
