@@ -629,7 +629,8 @@ class World:
         process = self.random.choice(alive)
         answer: asyncio.Future[int] = self.service.loop.create_future()
         process.loop.create_task(self._handle(process, url, headers, body, answer))
-        return await asyncio.wait_for(answer, _RECEIVER_TIMEOUT)
+        async with asyncio.timeout(_RECEIVER_TIMEOUT):  # Python 3.11's wait_for() takes another turn of the loop
+            return await answer
 
     async def _handle(
         self, process: Process, url: str, headers: Mapping[str, str], body: bytes, answer: asyncio.Future[int]
