@@ -23,7 +23,7 @@ def test_package_stays_small() -> None:
 
     assert size.files <= 190
     # 700 lines are the command line of the catalogue: its list, and the texts of options and cells by field.
-    assert size.code_lines <= 24_720
+    assert size.code_lines <= 24_740
     assert size.statements <= 21_700
     assert size.longest_file <= 640
     assert size.longest_function <= 96

@@ -21,6 +21,8 @@ __all__ = ["NONE_FREE", "NOT_LEASED", "Deliveries", "TokenLease", "WindowBucket"
 #: longest of them.
 ROUND_TRIPS = 64
 SLACK = 1.25
+#: The number of round trips from which on the longest of them counts: of fewer, all may have been short by chance.
+LEAST_ROUND_TRIPS = 4
 
 NONE_FREE = "no token is free"
 NOT_LEASED = "no token is leased"
@@ -151,7 +153,7 @@ class Deliveries:
     long a request travels at most.
     """
 
-    #: The seconds after its writing by which a request was counted; infinite while no poll was answered.
+    #: The seconds after its writing by which a request was counted; infinite until ``LEAST_ROUND_TRIPS`` are known.
     margin: float = attrs.field(default=math.inf, init=False)
     #: The requests that were written, by the numbers of their leases, in the order of writing. They are in ``_written``
     #: (with the instant of writing) until an answer shows that the network delivers, then in ``_delivered`` (with that
@@ -168,7 +170,8 @@ class Deliveries:
     def learn_round_trip(self, seconds: float, *, answered_at: float) -> None:
         """Learn the round trip of a poll that was answered at an instant."""
         self._round_trips.append(seconds)
-        self.margin = SLACK * max(self._round_trips)
+        if len(self._round_trips) >= LEAST_ROUND_TRIPS:
+            self.margin = SLACK * max(self._round_trips)
         self._confirm(answered_at - seconds, answered_at)
 
     def forget(self, number: int) -> None:

@@ -11,6 +11,7 @@ from kie_async import EventName, InsufficientCreditsError, JournalError, SubmitI
 from kie_async._io.journals.memory import MemoryJournal
 from kie_async.states import JobState
 from kie_async.testing import Fault
+from tests.client.backend import callback_body
 from tests.helpers import assert_settled, client_and_fake, make_request
 
 if TYPE_CHECKING:
@@ -92,6 +93,21 @@ async def test_unwritable_task_id_still_reaches_caller(caplog: pytest.LogCapture
         assert [task_id] == [event.task_id for event in setup.reported(EventName.JOURNAL_FAILED)]
         assert task_id == (await job).task_id
         setup.truth.tasks.clear()  # the journal does not have it, and reported so
+
+
+async def test_callback_is_not_taken_while_its_task_is_not_journaled() -> None:
+    """The process may end before it can be written, and the service repeats what was not taken."""
+    journal = Troubled(broken=(JobState.SUBMITTED,))
+    async with client_and_fake(client={"journal": journal, "callback_url": "http://127.0.0.1:9/kie"}) as setup:
+        job = await setup.kie.submit(make_request())
+        task = setup.truth.tasks[str(job.task_id)]
+        callback = str(task.callback_url), {}, callback_body(task.task_id)
+        refused, _ = await setup.kie.callbacks.handle(*callback)
+        journal.broken.clear()
+        taken, _ = await setup.kie.callbacks.handle(*callback)
+
+        assert (503, 200) == (refused, taken)
+        assert [(JobState.SUBMITTED, task.task_id)] == [(row.state, row.task_id) for row in await journal.rows()]
 
 
 async def test_unwritable_result_still_reaches_caller() -> None:

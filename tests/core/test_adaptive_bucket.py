@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kie_async._core.adaptive_bucket import MAX_LEASES, AdaptiveBucket
-from kie_async._core.token_buckets import TokenLease
+from kie_async._core.token_buckets import LEAST_ROUND_TRIPS, TokenLease
 from kie_async.testing.account import LimiterKind, RateLimiter, make_limiter
 from tests import profile
 from tests.core.strategies import durations, instants
@@ -134,7 +134,7 @@ def test_no_window_exceeds_the_configured_limit(limit: int, window: float, trips
     assert 0 == caller.bucket.leased
 
 
-@given(limits, windows, trips, instants, st.lists(durations, min_size=1, max_size=3))
+@given(limits, windows, trips, instants, st.lists(durations, min_size=LEAST_ROUND_TRIPS, max_size=6))
 def test_the_limit_holds_within_the_polls_round_trips(
     limit: int, window: float, trips: list[Trip], start: float, polls: list[float]
 ) -> None:
@@ -298,7 +298,8 @@ def test_a_slow_create_returns_its_token_by_polls() -> None:
 def test_a_create_may_be_stuck_until_an_answer(what: str) -> None:
     """An answer to a later request disproves it, and so does any answer after the longest round trip."""
     bucket = AdaptiveBucket(3, 10.0)
-    bucket.learn_round_trip(0.4, answered_at=0.0)
+    for _ in range(LEAST_ROUND_TRIPS):
+        bucket.learn_round_trip(0.4, answered_at=0.0)
     early, stuck, late = bucket.lease_token(1.0), bucket.lease_token(1.0), bucket.lease_token(1.0)
     bucket.mark_written(early, 2.0)
     bucket.mark_written(stuck, 3.0)
@@ -314,6 +315,19 @@ def test_a_create_may_be_stuck_until_an_answer(what: str) -> None:
     else:
         end_lease(bucket, late, 14.0, "passed" if what == "a create" else "refused")
     assert 24.0 == bucket.ready_at(14.0)
+
+
+def test_few_round_trips_do_not_return_a_token() -> None:
+    """All of them may have been quick by chance."""
+    bucket = AdaptiveBucket(1, 10.0)
+    slow = bucket.lease_token(0.0)
+    bucket.mark_written(slow, 0.0)
+    for _ in range(LEAST_ROUND_TRIPS - 1):
+        bucket.learn_round_trip(0.1, answered_at=1.0)
+    assert bucket.ready_at(1.0) is None
+
+    bucket.learn_round_trip(0.1, answered_at=1.0)
+    assert 11.0 == bucket.ready_at(1.0)
 
 
 def test_return_times_assume_answers_now() -> None:
@@ -423,7 +437,8 @@ def test_a_late_refusal_expires_a_token() -> None:
     bucket = AdaptiveBucket(2, 10.0)
     slow = bucket.lease_token(0.0)
     bucket.mark_written(slow, 0.0)
-    bucket.learn_round_trip(0.4, answered_at=0.5)
+    for _ in range(LEAST_ROUND_TRIPS):
+        bucket.learn_round_trip(0.4, answered_at=0.5)
     assert 2 == available(bucket, 11.0)
     bucket.expire_token(slow, now=11.0)
 
@@ -465,7 +480,8 @@ def test_the_first_accepted_request_ends_a_blackout() -> None:
     bucket = AdaptiveBucket(1, 10.0)
     slow = bucket.lease_token(0.0)
     bucket.mark_written(slow, 0.0)
-    bucket.learn_round_trip(0.4, answered_at=0.5)
+    for _ in range(LEAST_ROUND_TRIPS):
+        bucket.learn_round_trip(0.4, answered_at=0.5)
     other = bucket.lease_token(11.0)
     bucket.expire_token(slow, now=11.0)
     assert 0 == bucket.tokens
@@ -565,7 +581,8 @@ def test_late_refusals_do_not_count_as_accepted() -> None:
     """The polls have shown that the requests were counted, but the answers say that they were refused."""
     bucket = AdaptiveBucket(1000, 10.0)
     under_way = leases(bucket, 0.0, 48)
-    bucket.learn_round_trip(0.2, answered_at=0.5)
+    for _ in range(LEAST_ROUND_TRIPS):
+        bucket.learn_round_trip(0.2, answered_at=0.5)
     assert 48 == len(return_times(bucket, 0.5))
     for number, lease in enumerate(under_way):
         end_lease(bucket, lease, 2.0, "passed" if number < 20 else "refused")

@@ -18,6 +18,7 @@ from collections import deque
 from collections.abc import AsyncGenerator, Callable
 from concurrent.futures import Executor
 from contextlib import contextmanager, suppress
+from functools import partial
 from random import Random
 from typing import TYPE_CHECKING, Any, TypeVar, TypeVarTuple, cast
 
@@ -84,6 +85,8 @@ class SimLoop(asyncio.BaseEventLoop):
         self.network: Network | None = None
         self._limiter: CapacityLimiter | None = None
         self._from_threads: deque[asyncio.Handle] = deque()
+        #: The calls in executors that have not begun, by the futures of their results.
+        self._of_threads: dict[asyncio.Future[Any], Callable[[], object]] = {}
         self._thread_id = 0  # it runs as long as it is not closed
         self.set_exception_handler(self._note_unhandled)
         self.create_task(self._find_limiter(), name="simulation: find anyio's thread limiter")
@@ -129,9 +132,11 @@ class SimLoop(asyncio.BaseEventLoop):
     ) -> asyncio.Future[T]:
         """Call *func* in this thread after a drawn delay, and settle the future after another one."""
         future: asyncio.Future[T] = self.create_future()
+        self._of_threads[future] = partial(func, *args)
         before, after = self.disk_delays()
 
         def act() -> None:
+            del self._of_threads[future]
             try:
                 result = func(*args)
             except Exception as error:  # noqa: BLE001 (it is for the caller)
@@ -149,6 +154,13 @@ class SimLoop(asyncio.BaseEventLoop):
 
         self.call_later(before, act)
         return future
+
+    def finish_threads(self) -> None:
+        """Let the threads of a loop that is over end their calls, of whose results nobody hears."""
+        for call in self._of_threads.values():
+            with suppress(Exception):
+                call()
+        self._of_threads.clear()
 
     async def sock_connect(self, sock: socket.socket, address: Any) -> None:
         """Find out if an address of the network accepts connections."""

@@ -734,15 +734,20 @@ class World:
 
     def _fail_over(self, server: ModelServer, snapshot: bytes, taken_at: float) -> None:
         self.trace("failover")
+        now = self.scheduler.now
         remembering = [
-            process.stores[-1] for process in self.processes.values() if process.alive and not process.closed
+            process.stores[-1]
+            for process in self.processes.values()
+            if process.alive and not process.closed and process.loop.frozen_until <= now
         ]
-        # What a dead worker alone had seen acknowledged is lost with the primary; only a synchronous standby has it.
-        self.lost_tasks |= {
-            task.task_id: self.scheduler.now
+        # What one worker alone had seen acknowledged is lost with the primary if that worker is dead, or stands still
+        # until others have taken its jobs over; only a synchronous standby has it.
+        lost = (
+            task.task_id
             for task in self.fake.truth.created
             if task.created_at >= taken_at and self._makers.get(task.task_id) not in remembering
-        }
+        )
+        self.lost_tasks |= dict.fromkeys(lost, now)
         self.may_exceed_limit = True  # the standby knows less of the leases
         server.fail_over(snapshot)
 
@@ -783,6 +788,7 @@ class World:
         """Give a process a new loop: the old one was closed, or only stopped, with all that ran on it."""
         old = process.loop
         self._lose(old, ends=False)
+        old.finish_threads()
         old._thread_id = None
         if close:
             old.close()

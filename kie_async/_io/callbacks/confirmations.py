@@ -344,6 +344,8 @@ class Confirmations:
             if record.ended:
                 self.callback_weight.record_callback(job_id, job)  # also for another process's job
             await self.tracker.apply_record(job, record)
+        if (current := self.registry.get(job_id)) is not None and current is not job:
+            await self.follower.journal_watch.read_again([current])  # it was adopted meanwhile, from an older row
         return next_step(require_row(job), task_id) is CallbackStep.NOTHING
 
     async def _bind_task(self, job: LiveJob, task_id: str) -> LiveJob:

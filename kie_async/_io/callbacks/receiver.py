@@ -112,6 +112,8 @@ class Receiver:
         job = self.registry.get(row.id)
         for task_id in task_ids:
             await self._confirm(row, task_id, body, signed=signature is not None)
+        if job is not None:
+            await self._write_pending(job)
         self.callbacks += 1
         if next_step(row, task_ids[0]) is not CallbackStep.PROVE:
             self.callback_weight.record_callback(row.id, job)
@@ -171,6 +173,13 @@ class Receiver:
             raise _unjournaled() from error
         finally:
             self.confirmations.schedule(row.id)
+
+    async def _write_pending(self, job: LiveJob) -> None:
+        """Write what only this process knows of a job, which may end before the task's end is confirmed."""
+        try:
+            await self.confirmations.transitions.write_pending(job)
+        except JournalError as error:
+            raise _unjournaled() from error
 
     def _log_bad_signature(self, job_id: str, error: CallbackRejectedError) -> None:
         """Log the first of consecutive refusals: the token is genuine, so the key or a clock is probably wrong."""

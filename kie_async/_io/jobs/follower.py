@@ -333,8 +333,10 @@ class JournalWatch:
     def unwatch(self, job: LiveJob) -> None:
         """Stop watching the row of a job."""
         job.remote = False
-        if self._jobs.pop(job.id, None) is not None and not self._jobs:
-            self._scope.cancel()
+        if self._jobs.get(job.id) is job:  # and not the watched job of a row that a callback has changed beside it
+            del self._jobs[job.id]
+            if not self._jobs:
+                self._scope.cancel()
 
     def _schedule(self) -> None:
         if self._next_check is None:
