@@ -17,7 +17,7 @@ import attrs
 
 from kie_async._core.adaptive_bucket import MAX_LEASES, AdaptiveBucket
 from kie_async._core.gate import Gate
-from kie_async._core.token_buckets import TokenLease
+from kie_async._core.token_buckets import UNANSWERED_TRAVEL, TokenLease
 from kie_async._core.verdicts import Verdict
 from kie_async.statistics import AccountInfo
 
@@ -301,7 +301,8 @@ class AccountState:
         own = self._find_worker(worker, now, limits, wanted)
         stricter = self._configure(worker)
         for report in reports:
-            self._apply(report if report.at <= now else attrs.evolve(report, at=now), worker)
+            latest = now + UNANSWERED_TRAVEL if report.verdict is None else now
+            self._apply(report if report.at <= latest else attrs.evolve(report, at=latest), worker)
         self._expire(now)
         for lease in self.bucket.leases:
             if lease.worker != worker:

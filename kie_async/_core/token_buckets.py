@@ -24,6 +24,10 @@ SLACK = 1.25
 #: The number of round trips from which on the longest of them counts: of fewer, all may have been short by chance.
 LEAST_ROUND_TRIPS = 4
 
+#: The seconds after its writing for which a request without an answer may travel: the end of its connection does not
+#: stop it.
+UNANSWERED_TRAVEL = 2.0
+
 NONE_FREE = "no token is free"
 NOT_LEASED = "no token is leased"
 
@@ -173,6 +177,10 @@ class Deliveries:
         if len(self._round_trips) >= LEAST_ROUND_TRIPS:
             self.margin = SLACK * max(self._round_trips)
         self._confirm(answered_at - seconds, answered_at)
+
+    def counted_unanswered(self, number: int, now: float) -> float:
+        """Return the instant by which the service has counted a request that has just ended without an answer."""
+        return max(now, self._written_at.get(number, -math.inf) + UNANSWERED_TRAVEL)
 
     def forget(self, number: int) -> None:
         """Forget a request that was never sent."""

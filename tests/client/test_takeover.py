@@ -18,9 +18,12 @@ from tests import profile
 from tests.helpers import KEY, JournalClient, assert_ledger, assert_settled, make_request
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
 
+    from kie_async import WorkerInfo
     from kie_async._core.lifecycle import Intent
+    from kie_async._io.journals.journal import WorkerReport
 
 JOBS = 4
 
@@ -232,6 +235,30 @@ async def test_worker_enters_anew_and_keeps_jobs_that_no_other_took(
         assert before != after
         assert 1 == caplog.text.count("This worker was away")
         assert 2 == len(fake.truth.created)
+
+
+class SlowToOpen(SqliteStore):
+    """A journal that takes several heartbeats to answer the questions of a client that opens it."""
+
+    heartbeats = 0
+
+    async def count_orphans(self) -> Mapping[JobState, int]:
+        await anyio.sleep(4.0 * self.heartbeat_interval)
+        return await super().count_orphans()
+
+    async def heartbeat(self, report: WorkerReport) -> Sequence[WorkerInfo]:
+        self.heartbeats += 1
+        return await super().heartbeat(report)
+
+
+async def test_worker_that_opens_slowly_sends_heartbeats(tmp_path: Path) -> None:
+    """Others would take its jobs over, and it would wait for ever until it may take over theirs."""
+    store = SlowToOpen(tmp_path / "kie.db")
+    async with FakeKie() as fake, JournalClient(KEY, base_url=fake.url, journal=store):
+        begun = store.heartbeats
+        await anyio.sleep(4.0 * store.heartbeat_interval)
+
+    assert begun + 3 <= store.heartbeats <= begun + 5
 
 
 async def test_crashes_in_a_row_add_no_attempts(tmp_path: Path) -> None:

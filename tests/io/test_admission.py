@@ -12,7 +12,7 @@ import pytest
 
 from kie_async import InsufficientCreditsError, KieError, Limits, RetryPolicy
 from kie_async._core.account_state import LEASE
-from kie_async._core.token_buckets import LEAST_ROUND_TRIPS
+from kie_async._core.token_buckets import LEAST_ROUND_TRIPS, UNANSWERED_TRAVEL
 from kie_async._core.verdicts import Verdict
 from kie_async._io.journals.memory import MemoryJournal
 from kie_async._io.runtime import Runtime
@@ -279,6 +279,21 @@ async def test_written_create_returns_its_token_early() -> None:
     assert 1 == admission.tokens.in_use
     task.result().finish(Verdict.UNSENT)
     await again
+
+
+async def test_create_without_an_answer_may_arrive_later() -> None:
+    """The end of its connection does not stop it: its token returns a window after it must have arrived."""
+    admission = make_admission(creates=1)
+    permit = await acquire(admission)
+    (task,) = await request_permits(admission, 1)
+    permit.record_write()
+    written_at = anyio.current_time()
+    permit.finish(Verdict.IN_DOUBT)
+    await anyio.sleep(20.0)
+
+    granted_after = task.result().granted_at - written_at
+    assert 10.0 + UNANSWERED_TRAVEL <= granted_after <= 10.01 + UNANSWERED_TRAVEL
+    task.result().finish(Verdict.UNSENT)
 
 
 async def test_unwritten_token_does_not_return() -> None:

@@ -156,7 +156,7 @@ class SimLoop(asyncio.BaseEventLoop):
         return future
 
     def finish_threads(self) -> None:
-        """Let the threads of a loop that is over end their calls, of whose results nobody hears."""
+        """Let the threads of a loop that is over end their calls, whose results are of no use."""
         for call in self._of_threads.values():
             with suppress(Exception):
                 call()

@@ -145,10 +145,10 @@ class Heartbeats:
         self.timers.at(begun_at + self.journal.heartbeat_interval, self._start)
 
     def _start(self) -> None:
-        if self._sending:
-            self._schedule(self.runtime.now())
-        elif self.supervisor.running:
+        if self.supervisor.running and not self._sending:
             self.supervisor.start(self._send)
+        else:  # it is not open yet, or the journal is slow; when it is closed, nothing is scheduled any more
+            self._schedule(self.runtime.now())
 
     async def _send(self) -> None:
         journal, begun_at, before = self.journal, self.runtime.now(), self._heartbeat_at

@@ -19,7 +19,7 @@ from kie_async import errors
 from kie_async._core.account_state import LEASE, AccountState, AccountView, LeaseReport, SharedLimits, report_within
 from kie_async._core.adaptive_bucket import MAX_LEASES
 from kie_async._core.job_errors import load_error
-from kie_async._core.token_buckets import Deliveries
+from kie_async._core.token_buckets import UNANSWERED_TRAVEL, Deliveries
 from kie_async._core.verdicts import Verdict
 from kie_async._io.journals.journal import AccountChange, Journal
 from kie_async._io.runtime import Runtime, Supervisor
@@ -233,6 +233,9 @@ class TokenSupply:
         now = self._runtime.now()
         if token is not None:
             self._out.pop(token.number, None)
+            if verdict is Verdict.IN_DOUBT:
+                counted_by = self._deliveries.counted_unanswered(token.number, now)
+                self._reports.append(LeaseReport(number=token.number, at=counted_by))
             if not self._is_own:
                 self._end_delivery(token, verdict, now)
         self._reports.append(
@@ -490,7 +493,8 @@ class TokenSupply:
             return  # its leases expire
         for token in self._hand:
             self.report(token, Verdict.UNSENT, pause=0.0)
-        counted_by = self._runtime.now() + min(self._deliveries.margin, LEASE)  # they may be on their way still
+        # They may be on their way still.
+        counted_by = self._runtime.now() + min(max(self._deliveries.margin, UNANSWERED_TRAVEL), LEASE)
         self._reports += [LeaseReport(number=number, at=counted_by) for number in self._out]
         for token in list(self._out.values()):
             self.report(token, Verdict.IN_DOUBT, pause=0.0)
