@@ -101,7 +101,7 @@ async def test_callback_is_not_taken_while_its_task_is_not_journaled() -> None:
     async with client_and_fake(client={"journal": journal, "callback_url": "http://127.0.0.1:9/kie"}) as setup:
         job = await setup.kie.submit(make_request())
         task = setup.truth.tasks[str(job.task_id)]
-        callback = str(task.callback_url), {}, callback_body(task.task_id)
+        callback: tuple[str, dict[str, str], bytes] = (str(task.callback_url), {}, callback_body(task.task_id))
         refused, _ = await setup.kie.callbacks.handle(*callback)
         journal.broken.clear()
         taken, _ = await setup.kie.callbacks.handle(*callback)
