@@ -536,6 +536,9 @@ async def test_worker_has_one_connection_and_says_if_there_is_none(
     postgres_server: PostgresServer, postgres_dsn: str
 ) -> None:
     """Whatever it does at the same time; a worker that finds none free starts once there is one."""
+    # The server ends the session of a closed connection a moment later; this waits for it.
+    end_sessions = "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity WHERE usename = 'app'"
+    await in_thread(postgres_server.execute, end_sessions)
     await in_thread(postgres_server.execute, "ALTER DATABASE app CONNECTION LIMIT 1")
     refused = PostgresStore(lambda: postgres_dsn)
     async with open_postgres(postgres_dsn) as journal:
@@ -546,10 +549,7 @@ async def test_worker_has_one_connection_and_says_if_there_is_none(
         assert 20 == len(await journal.rows())
         with pytest.raises(JournalError, match="too many connections"):
             await refused.open()
-    # The server ends the session of a closed connection a moment later; this waits for it.
-    await in_thread(
-        postgres_server.execute, "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity WHERE usename = 'app'"
-    )
+    await in_thread(postgres_server.execute, end_sessions)
     await refused.open()
     assert 20 == len(await refused.rows())
     await refused.close()
