@@ -15,7 +15,7 @@ from collections.abc import Iterator
 
 import attrs
 
-__all__ = ["NONE_FREE", "NOT_LEASED", "Deliveries", "TokenLease", "WindowBucket", "check_limit"]
+__all__ = ["NONE_FREE", "NOT_LEASED", "UNANSWERED_TRAVEL", "Deliveries", "TokenLease", "WindowBucket", "check_limit"]
 
 #: The number of round trips of polls that are remembered, and the factor by which a request may travel longer than the
 #: longest of them.

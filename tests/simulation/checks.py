@@ -128,9 +128,8 @@ def check_world(world: World, rows: Sequence[Intent]) -> None:
 def _check_tasks(world: World, rows: Sequence[Intent]) -> None:
     """Check that each paid task is known, and that no intent was paid twice."""
     by_id = {**world.forgotten, **{row.id: row for row in rows}}
-    for (
-        one
-    ) in world.forgotten.values():  # a callback that brings a row back does not know how many attempts were unclear
+    # A callback that brings a row back does not know how many attempts were unclear.
+    for one in world.forgotten.values():
         unclear = max(one.ambiguous_attempts, by_id[one.id].ambiguous_attempts)
         by_id[one.id] = attrs.evolve(by_id[one.id], ambiguous_attempts=unclear)
     named = {task_id: one for one in by_id.values() for task_id in (one.task_id, *one.duplicate_task_ids) if task_id}

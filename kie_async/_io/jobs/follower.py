@@ -333,7 +333,7 @@ class JournalWatch:
     def unwatch(self, job: LiveJob) -> None:
         """Stop watching the row of a job."""
         job.remote = False
-        if self._jobs.get(job.id) is job:  # and not the watched job of a row that a callback has changed beside it
+        if self._jobs.get(job.id) is job:  # a callback may have changed the row beside the job that is watched
             del self._jobs[job.id]
             if not self._jobs:
                 self._scope.cancel()
