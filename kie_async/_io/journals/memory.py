@@ -119,7 +119,7 @@ class MemoryJournal:
             return None
         if state is JobState.INTENT:
             changes.setdefault("owner", _HERE)
-        changed = _changed(attrs.evolve(row, state=state), at, changes)
+        changed = _changed(row, at, changes, state=state)
         if state is JobState.SENDING and changed.budget is not None:
             info = changed_budget(self._budgets[changed.budget], row, changed)
             check_create(info, changed, self._uncharged(changed.budget) if changed.price is None else ())
@@ -337,6 +337,7 @@ class MemoryJournal:
                 self._by_task.pop(task_id, None)
 
 
-def _changed(row: Intent, at: float, changes: Changes) -> Intent:
+def _changed(row: Intent, at: float, changes: Changes, *, state: JobState | None = None) -> Intent:
     kept = keep_duplicates(changes, row) if "duplicate_task_ids" in changes else changes
-    return attrs.evolve(row, updated_at=at, version=row.version + 1, **cast("Changes", kept))
+    state = row.state if state is None else state
+    return attrs.evolve(row, state=state, updated_at=at, version=row.version + 1, **cast("Changes", kept))

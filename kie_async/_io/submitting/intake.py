@@ -159,10 +159,11 @@ class Intake:
             )
             raise errors.ConfigurationError(msg)
         self._request_types.add(type(request))
-        self.check_paths(type(request).__name__, request.files(), partial(_named, request))
+        files = request.files()
+        self.check_paths(type(request).__name__, files, partial(_named, request))
         find_problems = partial(request.problems, allowed_origins=self.allowed_origins)
         # Local images are read from disk, which must not block the loop.
-        problems = await anyio.to_thread.run_sync(find_problems) if request.files() else find_problems()
+        problems = await anyio.to_thread.run_sync(find_problems) if files else find_problems()
         if problems:
             raise invalid_request(type(request).__name__, problems)
 
