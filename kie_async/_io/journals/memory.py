@@ -339,5 +339,4 @@ class MemoryJournal:
 
 def _changed(row: Intent, at: float, changes: Changes, *, state: JobState | None = None) -> Intent:
     kept = keep_duplicates(changes, row) if "duplicate_task_ids" in changes else changes
-    state = row.state if state is None else state
-    return attrs.evolve(row, state=state, updated_at=at, version=row.version + 1, **cast("Changes", kept))
+    return attrs.evolve(row, state=state or row.state, updated_at=at, version=row.version + 1, **cast("Changes", kept))

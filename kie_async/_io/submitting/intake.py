@@ -159,8 +159,7 @@ class Intake:
             )
             raise errors.ConfigurationError(msg)
         self._request_types.add(type(request))
-        files = request.files()
-        self.check_paths(type(request).__name__, files, partial(_named, request))
+        self.check_paths(type(request).__name__, files := request.files(), partial(_named, request))
         find_problems = partial(request.problems, allowed_origins=self.allowed_origins)
         # Local images are read from disk, which must not block the loop.
         problems = await anyio.to_thread.run_sync(find_problems) if files else find_problems()
