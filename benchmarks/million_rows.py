@@ -23,8 +23,7 @@ from typing import TypeAlias
 import attrs
 import psycopg
 
-from benchmarks import journal as small
-from benchmarks.journal import make_intent
+from benchmarks.journal import fill, make_intent
 from benchmarks.report import Report
 from kie_async._io.journals.journal import Service
 from kie_async._io.journals.postgres import PostgresStore
@@ -71,7 +70,7 @@ def fill_postgres(dsn: str) -> None:
 
 def fill_sqlite(path: Path) -> None:
     """Write the rows into SQLite."""
-    small.fill(path, URL, intents=ROWS, unfinished=UNFINISHED)
+    fill(path, URL, intents=ROWS, unfinished=UNFINISHED)
     with closing(sqlite3.connect(path, isolation_level=None)) as connection:
         connection.execute("UPDATE intents SET created_at = rowid, updated_at = rowid, owner = 'ended-' || rowid % 8")
         connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
@@ -102,12 +101,12 @@ async def add_rows(journal: Store, waits: list[float]) -> None:
         await asyncio.sleep(0.01)
 
 
-async def measure(engine: str, new: Callable[[], Store], fill: Callable[[], None]) -> list[list[str | float]]:
+async def measure(engine: str, new: Callable[[], Store], write_rows: Callable[[], None]) -> list[list[str | float]]:
     """Return the figures of an engine."""
     empty = new()
     await empty.open()
     await empty.close()
-    await asyncio.to_thread(fill)
+    await asyncio.to_thread(write_rows)
     journal, other = new(), new()
     rows: list[list[str | float]] = [["open, and adopt 1,000", await elapsed(adopt(journal)), 1000.0]]
     searches: dict[str, tuple[Callable[[int], Awaitable[object]], float]] = {

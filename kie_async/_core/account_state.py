@@ -301,6 +301,7 @@ class AccountState:
         own = self._find_worker(worker, now, limits, wanted)
         stricter = self._configure(worker)
         for report in reports:
+            # No clock of a worker is believed beyond now; a create without an answer may count a little later.
             latest = now + UNANSWERED_TRAVEL if report.verdict is None else now
             self._apply(report if report.at <= latest else attrs.evolve(report, at=latest), worker)
         self._expire(now)
